@@ -1,4 +1,4 @@
-"""What holds for every test."""
+"""Fixtures and settings of every test."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import sqlite_template
 from browser import Chromium, a_chromium
 from postgres import Cluster, a_cluster
 
-# A shell that starts tests in the background has SIGINT ignored, and programs inherit that: then
-# the commands under test could not be interrupted either.
+# A shell ignores SIGINT for background jobs, and programs inherit that. The tests interrupt the
+# commands under test, so restore the default.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# Machines are busy: how long one example takes says nothing.
+# On a busy machine, the duration of one example means nothing.
 hypothesis.settings.register_profile(
     "polydev", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
@@ -35,13 +35,13 @@ _LONG = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that take minutes first: last, they would have a processor idle."""
+    """Start files that take minutes first, so that no processor idles at the end."""
     items.sort(key=lambda item: item.path.name not in _LONG)
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Cluster]:
-    """A PostgreSQL server of this test process' own."""
+    """A PostgreSQL server for this test process."""
     with a_cluster() as cluster:
         yield cluster
 
@@ -56,7 +56,7 @@ def postgresql_url(postgres: Cluster) -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The test runs twice, each time with a database of its own: DATABASE_URL for it."""
+    """DATABASE_URL of a fresh database: the test runs on SQLite and on PostgreSQL."""
     if request.param == "postgresql":
         url: str = request.getfixturevalue("postgresql_url")
         return url
@@ -65,8 +65,10 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def some_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """One of the two, always the same for a test: for what builds on rows that tests of the store
-    have tried on both, and differs by nothing else."""
+    """DATABASE_URL on SQLite or PostgreSQL, chosen by the test's name.
+
+    For code that builds on the store: the store's own tests run on both.
+    """
     if crc32(request.node.name.encode()) % 2:
         url: str = request.getfixturevalue("postgresql_url")
         return url
@@ -81,6 +83,6 @@ def _sqlite(folder: Path) -> str:
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Chromium]:
-    """A Chromium of this test process' own; each test has windows of its own in it."""
+    """A Chromium for this test process; each test opens its own windows."""
     with a_chromium() as it:
         yield it

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from driver_worlds import (
     World,
-    firecracker_standin_world,
+    fake_firecracker_world,
     firecracker_world,
     left_in,
     qemu_world,
@@ -29,7 +29,7 @@ from polydev.shared.host_protocol import STDOUT, ExecRequest
 
 WORLDS = {
     "firecracker": firecracker_world,
-    "firecracker-standin": firecracker_standin_world,
+    "firecracker-standin": fake_firecracker_world,
     "qemu": qemu_world,
     "simulated": simulated_world,
 }

@@ -14,9 +14,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import launch_cut
+import interrupted_launch
 import pytest
-from driver_worlds import FirecrackerWorld, firecracker_standin_world, left_in
+from driver_worlds import FirecrackerWorld, fake_firecracker_world, left_in
 
 from polydev.hostagent.vmm.contract import LaunchSpec
 from polydev.hostagent.vmm.firecracker import api, ipc, session
@@ -37,7 +37,7 @@ READY_S = 60
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[FirecrackerWorld]:
-    async with firecracker_standin_world(tmp_path) as made:
+    async with fake_firecracker_world(tmp_path) as made:
         yield made
 
 
@@ -302,7 +302,7 @@ async def test_vmm_killed_during_launch_leaves_nothing(
     assert nothing_is_left(world, spec)
 
 
-async def cut_agent(world: FirecrackerWorld, spec: LaunchSpec, at: int) -> None:
+async def interrupt_launch(world: FirecrackerWorld, spec: LaunchSpec, at: int) -> None:
     """Run an agent that kills itself before request `at` of a launch."""
     asked = {
         "spec": {k: str(v) if isinstance(v, Path) else v
@@ -314,7 +314,7 @@ async def cut_agent(world: FirecrackerWorld, spec: LaunchSpec, at: int) -> None:
     }  # fmt: skip
     agent = await asyncio.create_subprocess_exec(
         sys.executable,
-        launch_cut.__file__,
+        interrupted_launch.__file__,
         json.dumps(asked),
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
     )
@@ -326,7 +326,7 @@ async def test_adopt_cleans_up_after_an_agent_killed_during_launch(
     world: FirecrackerWorld, at: int
 ) -> None:
     spec = await world.spec()
-    await cut_agent(world, spec, at)
+    await interrupt_launch(world, spec, at)
     if at >= 0:
         assert len(list(world.driver.find_orphans([]))) == 1
     assert await world.driver.adopt(spec) is None
@@ -337,7 +337,7 @@ async def test_orphans_of_a_dead_agent_are_found(
     world: FirecrackerWorld,
 ) -> None:
     spec = await world.spec()
-    await cut_agent(world, spec, 3)
+    await interrupt_launch(world, spec, 3)
     before = dict(mounts.find_marked())
     (pid,) = world.driver.find_orphans([])
     assert before[pid] == spec.folder.resolve()

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ports import KeptPort
+from ports import ReservedPort
 
 ROOT = Path(__file__).parents[2]
 IMAGES = os.environ.get("POLYDEV_IMAGES_DIR", "/var/cache/polydev/golden-images")
@@ -29,7 +29,7 @@ class Place:
 
     name: str = field(default_factory=lambda: f"pdt-{secrets.token_hex(3)}")
     extra: dict[str, str] = field(default_factory=dict)
-    _port: KeptPort = field(default_factory=KeptPort)
+    _port: ReservedPort = field(default_factory=ReservedPort)
 
     @property
     def port(self) -> int:

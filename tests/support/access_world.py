@@ -27,7 +27,7 @@ def quick_passwords(time_cost: int = 1) -> Passwords:
 
 def from_browser(cookie: str | None = None, **more: Any) -> RequestInfo:
     """Return a request that a browser sends from the controller's own page."""
-    told: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "authorization": None,
         "cookie": cookie,
         "csrf": None,
@@ -36,7 +36,7 @@ def from_browser(cookie: str | None = None, **more: Any) -> RequestInfo:
         "origin": "http://localhost:4000",
         "host": "localhost:4000",
     }
-    return RequestInfo(**{**told, **more})
+    return RequestInfo(**{**defaults, **more})
 
 
 def with_token(token: str, **more: Any) -> RequestInfo:
@@ -48,7 +48,7 @@ async def access_with(
     store: Database, folder: Path, passwords: Passwords | None = None, **settings: Any
 ) -> Access:
     """Create access with these settings; several on one store act as controllers."""
-    told = {"state_dir": folder, "admin_token": SecretStr(TOKEN), **settings}
-    found = ControllerSettings(**told).check()
+    values = {"state_dir": folder, "admin_token": SecretStr(TOKEN), **settings}
+    found = ControllerSettings(**values).check()
     local = await load_admin_token(store, found.controller_dir, found.admin_token)
     return Access(store, found, local, passwords or quick_passwords())

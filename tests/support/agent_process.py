@@ -1,8 +1,8 @@
 """A host agent process for tests, in its own folder and namespace.
 
-It is a fork of a process that has imported everything, which starts sooner (`forks.py`); with
-`CUT_AT` in its environment something happens in it (`cut_agent.py`). Whatever a test does to it,
-`agent_world` leaves no process, folder or namespace behind.
+It is forked from a process that has imported everything, which is faster (`forks.py`). With
+`FAULT_AT` in its environment it injects a fault (`faulty_agent.py`). `agent_world` leaves no
+process, folder or namespace behind.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _ENDED_LIMIT_S = 30
 
 
 class AgentProcess:
-    """One host agent that may be started, killed and started again over the same state."""
+    """A host agent that can be killed and restarted over the same state."""
 
     def __init__(self, root: Path, netns_name: str, env: dict[str, str]) -> None:
         self.state_dir = root / "state"
@@ -70,30 +70,30 @@ class AgentProcess:
         return Host(self.socket)
 
     async def start(self, *prefix: str) -> None:
-        """Start it, behind `prefix` if given, and return when it says that it is ready."""
+        """Start it, with `prefix` before its command, and wait until it is ready."""
         self._notices.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notices:
             notices.bind(str(self._notices))
             notices.setblocking(False)
             await self._spawn(prefix)
-            told = asyncio.create_task(asyncio.get_running_loop().sock_recv(notices, 64))
+            ready = asyncio.create_task(asyncio.get_running_loop().sock_recv(notices, 64))
             ended = asyncio.create_task(self.ended())
             await asyncio.wait(
-                {told, ended}, timeout=READY_LIMIT_S, return_when=asyncio.FIRST_COMPLETED
+                {ready, ended}, timeout=READY_LIMIT_S, return_when=asyncio.FIRST_COMPLETED
             )
             ended.cancel()
-            assert told.done(), f"the agent is not ready: {self.log.read_text()}"
-            assert told.result() == b"READY=1"
+            assert ready.done(), f"the agent is not ready: {self.log.read_text()}"
+            assert ready.result() == b"READY=1"
 
     async def start_refused(self, *prefix: str) -> tuple[int, str]:
-        """Start it where it cannot work: its exit code and last line."""
+        """Start it where startup fails; return its exit code and last line."""
         await self._spawn(prefix)
         code = await asyncio.wait_for(self.ended(), READY_LIMIT_S)
         return code, self.log.read_text().splitlines()[-1]
 
     async def _spawn(self, prefix: Sequence[str]) -> None:
         if not prefix:
-            program = "cut-agent" if "CUT_AT" in self.env else "agent"
+            program = "faulty-agent" if "FAULT_AT" in self.env else "agent"
             self._process = await asyncio.to_thread(forks.fork, program, (), self.env, self.log)
             return
         with self.log.open("ab") as log:
@@ -117,13 +117,13 @@ class AgentProcess:
             await self._process.wait()
 
     async def end(self) -> int:
-        """SIGTERM, as a service manager ends it."""
+        """Stop it with SIGTERM, as a service manager does."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
         return await asyncio.wait_for(self._process.wait(), _ENDED_LIMIT_S)
 
     def vmm_pids(self) -> list[int]:
-        """VMM processes of this state folder, by looking."""
+        """VMM processes of this state folder, found in /proc."""
         machines_dir = (self.state_dir / "machines").resolve()
         found = process.find_in_folder(machines_dir, "qemu-system-x86_64")
         return sorted(pid for pid, _, _ in (*found, *jail.find_in_folder(machines_dir)))
@@ -131,7 +131,7 @@ class AgentProcess:
 
 @asynccontextmanager
 async def agent_world(**env: str) -> AsyncIterator[AgentProcess]:
-    """A place for an agent, not started; everything of it is removed afterwards."""
+    """An agent that is not started; removes everything of it afterwards."""
     is_simulated = env.get("POLYDEV_DRIVER") == "simulated"
     root = Path(tempfile.mkdtemp(prefix="pdt-", dir=memory_folder() if is_simulated else None))
     agent = AgentProcess(root, root.name.lower().replace("_", "-"), env)
@@ -149,7 +149,7 @@ async def agent_world(**env: str) -> AsyncIterator[AgentProcess]:
 
 
 async def _remove_cgroups(name: str) -> None:
-    """Of an agent that ran Firecracker: the cgroup of all its machines is not the driver's."""
+    """Remove the parent cgroup of Firecracker machines, which the driver leaves."""
     mounted = cgroup.root()
     async with asyncio.timeout(_ENDED_LIMIT_S):
         while mounted and (mounted / name).exists():

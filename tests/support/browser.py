@@ -217,7 +217,7 @@ def a_chromium() -> Iterator[Chromium]:
     """Run a Chromium, and end it with all its processes."""
     profile = Path(tempfile.mkdtemp(prefix="polydev-chromium-"))
     process = subprocess.Popen(
-        # Ends with whoever runs the tests, however that ends.
+        # The kernel kills it when the test process dies.
         ["setpriv", "--pdeathsig=KILL", PROGRAM, *_ARGUMENTS, f"--user-data-dir={profile}"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

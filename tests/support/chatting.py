@@ -28,14 +28,14 @@ async def connected(controller: ControllerProcess, provider: str) -> str:
     return str(session["cliVM"]["vmId"])
 
 
-async def a_chat(controller: ControllerProcess, provider: str = "codex") -> Talk:
-    """A new chat with a CLI."""
+async def a_chat(controller: ControllerProcess, provider: str = "codex") -> ChatClient:
+    """Create a chat with a CLI."""
     chat = await controller.ask("POST", "/api/chats", {"provider": provider})
-    return Talk(controller, str(chat["chatId"]))
+    return ChatClient(controller, str(chat["chatId"]))
 
 
 @dataclass(frozen=True)
-class Talk:
+class ChatClient:
     """One chat."""
 
     controller: ControllerProcess
@@ -45,9 +45,9 @@ class Talk:
     def path(self) -> str:
         return f"/api/chats/{self.chat_id}"
 
-    def at(self, controller: ControllerProcess) -> Talk:
-        """The same chat, asked of another controller."""
-        return Talk(controller, self.chat_id)
+    def at(self, controller: ControllerProcess) -> ChatClient:
+        """The same chat on another controller."""
+        return ChatClient(controller, self.chat_id)
 
     async def view(self) -> dict[str, Any]:
         return dict(await self.controller.ask("GET", self.path))
@@ -124,12 +124,12 @@ async def _lines(answer: httpx.Response) -> AsyncIterator[str]:
 
 
 def joined_text(events: list[Event], kind: str = "text") -> str:
-    """The pieces of one text, together."""
+    """Join the text of all events of a kind."""
     return "".join(it["text"] for it in events if it["kind"] == kind)
 
 
 def kinds(events: list[Event]) -> list[str]:
-    """The kinds in their order, each run of one kind once."""
+    """The events' kinds in order, without consecutive duplicates."""
     found: list[str] = []
     for event in events:
         if not found or found[-1] != event["kind"]:

@@ -1,4 +1,4 @@
-"""A collector of traces: OTLP over HTTP, decoded, kept in memory."""
+"""An in-memory collector of traces over OTLP/HTTP."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
 
 @dataclass(frozen=True)
-class Told:
-    """A span as it arrived."""
+class ReceivedSpan:
+    """A received span."""
 
     name: str
     trace_id: str
@@ -28,11 +28,11 @@ class Told:
 
 @dataclass
 class Collector:
-    """What has arrived."""
+    """Spans and requests received so far."""
 
     url: str = ""
     status: int = 200
-    spans: list[Told] = field(default_factory=list)
+    spans: list[ReceivedSpan] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
     service: dict[str, Any] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class Collector:
             for scope in resource.scope_spans:
                 for span in scope.spans:
                     self.spans.append(
-                        Told(
+                        ReceivedSpan(
                             span.name,
                             span.trace_id.hex(),
                             span.span_id.hex(),
@@ -54,7 +54,7 @@ class Collector:
                         )
                     )
 
-    def named(self, name: str) -> list[Told]:
+    def named(self, name: str) -> list[ReceivedSpan]:
         return [it for it in self.spans if it.name == name]
 
 
@@ -64,7 +64,7 @@ def _plain(value: AnyValue) -> Any:
 
 @contextmanager
 def a_collector() -> Iterator[Collector]:
-    """A collector that listens on a port of its own."""
+    """Run a collector on a free port."""
     collected = Collector()
 
     class Handler(BaseHTTPRequestHandler):

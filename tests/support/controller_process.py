@@ -1,8 +1,8 @@
-"""A real controller process for tests, which can be killed at an exact point of a workflow.
+"""A controller process that tests can kill at an exact step.
 
-`ControllerProcess` starts and ends it. `main` is what runs in it: the controller itself, with an
-observer of workflows' steps that obeys the orders in a file (kill the process or fail the step at a
-point, once each), and that tells which workflows there are and which steps they have.
+`ControllerProcess` starts and ends it. `main` runs in it: the controller, with an observer of
+workflow steps. The observer reads orders from a file (kill the process or fail a step at a point,
+once each) and reports the registered workflows with their steps.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from typing import Any
 import forks
 import httpx
 import sqlite_template
-from ports import KeptPort
+from ports import ReservedPort
 
 from polydev.shared.errors import LoginFailed
 from polydev.shared.host_client import Host
 
-# Of this test run alone: others may run beside it, and look for theirs in the same places.
+# Unique per test run: parallel runs search the same places for their secrets.
 TOKEN = f"a-token-of-the-tests-only-{secrets.token_hex(8)}"
 KEY = f"an encryption key of the tests only {secrets.token_hex(8)}"
 ENDS = {"completed", "failed", "expired", "cancelled"}
@@ -50,8 +50,7 @@ class At:
 
 @dataclass(frozen=True)
 class SagaTable:
-    """The names of a saga's steps: those that go forward, those of them that can be undone, and
-    those that are always done."""
+    """A saga's step names: all forward steps, the reversible ones, the final ones."""
 
     steps: list[str]
     undone: list[str]
@@ -59,18 +58,18 @@ class SagaTable:
 
 
 class ControllerProcess:
-    """One controller that may be killed and started again over the same state.
+    """A controller that can be killed and restarted over the same state.
 
-    Those of one database share a state folder; `name` tells them apart.
+    Controllers of one database share a state folder; `name` distinguishes them.
     """
 
     def __init__(self, state_dir: Path, name: str = "controller", **env: str) -> None:
         self.state_dir = state_dir
         self.log = state_dir.parent / f"{name}.log"
         self._orders = state_dir.parent / f"{name}.orders"
-        self._told = state_dir.parent / f"{name}.sagas"
+        self._sagas = state_dir.parent / f"{name}.sagas"
         self._hold = state_dir.parent / f"{name}.hold"
-        self._port = KeptPort()
+        self._port = ReservedPort()
         self.env = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
@@ -82,7 +81,7 @@ class ControllerProcess:
         }
         self.token = TOKEN
         self.is_as_shipped = False
-        """Whether it makes its own database, and hashes at the product's cost."""
+        """True if it creates its own database and hashes at the product's cost."""
         self._process: forks.Forked | None = None
 
     @property
@@ -95,13 +94,13 @@ class ControllerProcess:
         return self._process.pid
 
     def order(self, *kill: At, fail: At | None = None) -> None:
-        """Have it kill itself at points, one after another, and fail the step at another one."""
+        """Order it to kill itself at points in turn, and to fail a step."""
         orders = {"kill": [vars(at) for at in kill], "fail": fail and vars(fail)}
         self._orders.write_text(json.dumps(orders))
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Workflows begin afterwards: whoever asks for one has the answer before it is cut."""
+        """Delay workflows until the block ends, so that requests get their response first."""
         self._hold.touch()
         try:
             yield
@@ -109,27 +108,27 @@ class ControllerProcess:
             self._hold.unlink()
 
     def orders_left(self) -> int:
-        """How many orders it has not come to yet."""
+        """The number of orders not carried out yet."""
         left = json.loads(self._orders.read_text())
         return len(left["kill"]) + (left["fail"] is not None)
 
     async def sagas(self) -> dict[str, SagaTable | None]:
-        """The workflows that it knows; the tables of those that are sagas."""
-        await self.ask("GET", "/health")  # then it has started, and told them
-        told = json.loads(self._told.read_text())
-        return {name: table and SagaTable(**table) for name, table in told.items()}
+        """Registered workflows by name, with the step table of each saga."""
+        await self.ask("GET", "/health")  # once it answers, it has reported them
+        tables = json.loads(self._sagas.read_text())
+        return {name: table and SagaTable(**table) for name, table in tables.items()}
 
     async def start(self, *, twice: bool = False) -> None:
-        """Start it; `twice` has it do every step twice."""
+        """Start it; with `twice` it runs every step twice."""
         how_often = "twice" if twice else "once"
         if not self.is_as_shipped:
             await asyncio.to_thread(self._prepare)
         hashing = "real" if self.is_as_shipped else "quick"
-        argv = [str(self._orders), str(self._told), str(self._hold), how_often, hashing]
+        argv = [str(self._orders), str(self._sagas), str(self._hold), how_often, hashing]
         self._process = await asyncio.to_thread(forks.fork, "controller", argv, self.env, self.log)
 
     def _prepare(self) -> None:
-        """Spare it the making of an SQLite database and its journal."""
+        """Copy prepared SQLite files, which is faster than creating them."""
         folder = self.state_dir / "controller"
         url = self.env.get("DATABASE_URL")
         if url is None or url.startswith("sqlite:"):
@@ -146,7 +145,7 @@ class ControllerProcess:
         return code
 
     async def end(self) -> int:
-        """SIGTERM, as a service manager ends it."""
+        """Stop it with SIGTERM, as a service manager does."""
         os.kill(self.pid, signal.SIGTERM)
         return await self.ended()
 
@@ -156,13 +155,13 @@ class ControllerProcess:
             await self.ended()
 
     def of(self, token: str) -> ControllerProcess:
-        """The same controller, asked by somebody else."""
+        """The same controller, called with another token."""
         other = copy.copy(self)
         other.token = token
         return other
 
     async def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """A request; the socket takes it also while the controller still starts."""
+        """Send a request and return its JSON; works while the controller starts."""
         async with self.client() as client:
             answer = await client.request(method, path, json=body)
             assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
@@ -172,14 +171,14 @@ class ControllerProcess:
         return self.client_as(headers={"authorization": f"Bearer {self.token}"})
 
     def client_as(self, **how: Any) -> httpx.AsyncClient:
-        """A client that is nobody, but for what `how` makes it: options of httpx's own.
+        """A client without credentials; `how` is passed to httpx.
 
-        It looks at no certificate: there is none, and loading the authorities' for each client
-        takes longer than most requests.
+        It verifies no certificates: the server has none, and loading the CAs for each client takes
+        longer than most requests.
         """
         return httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{self.port}",
-            transport=_Patient(verify=False),
+            transport=_RetryingTransport(verify=False),
             timeout=_LIMIT_S,
             **how,
         )
@@ -194,7 +193,7 @@ class ControllerProcess:
         return found
 
     async def until(self, session_id: str, *statuses: str) -> dict[str, Any]:
-        """The session once it is in one of the states, or at an end."""
+        """Wait until a session has one of these statuses or has ended."""
         wanted = set(statuses) | ENDS
         async with asyncio.timeout(_LIMIT_S):
             view = await self.session(session_id)
@@ -207,21 +206,24 @@ class ControllerProcess:
         return Host(self.state_dir / "sockets" / "hostd.sock")
 
 
-class _Patient(httpx.AsyncHTTPTransport):
-    """Connects as soon as the controller listens. httpx's own retries pause half a second first."""
+class _RetryingTransport(httpx.AsyncHTTPTransport):
+    """Connect as soon as the controller listens; httpx's own retries are slower."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         for _ in range(int(_LIMIT_S / _PAUSE_S)):
             try:
                 return await super().handle_async_request(request)
             except httpx.ConnectError:
-                await asyncio.sleep(_PAUSE_S)  # a port tells nobody when it opens
+                await asyncio.sleep(_PAUSE_S)  # nothing announces an open port
         return await super().handle_async_request(request)
 
 
 def main(argv: Sequence[str]) -> int:
-    """The controller, observed. Its arguments are the files of orders, of what it tells and of
-    whether workflows are held, how often to do each step, and what hashing costs."""
+    """Run the controller with an observer.
+
+    Arguments: the files of orders, sagas and hold; `once` or `twice` for steps; `quick` or `real`
+    hashing.
+    """
     import quick_hashing
 
     from polydev.controller import bootstrap
@@ -229,10 +231,10 @@ def main(argv: Sequence[str]) -> int:
     from polydev.shared.errors import PolydevError
     from polydev.shared.logging import setup
 
-    orders, told, hold, times, hashing = argv
+    orders, sagas, hold, times, hashing = argv
     if hashing == "quick":
         quick_hashing.apply(setattr)
-    _tell_sagas(Path(told), Path(hold))
+    _report_sagas(Path(sagas), Path(hold))
     if times == "twice":
         _do_steps_twice()
     try:
@@ -246,7 +248,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def make_journal(argv: Sequence[str]) -> int:
-    """Make the journal of a database, as a controller's first start does."""
+    """Create the journal of a database, as a controller's first start does."""
     from polydev.controller.workflows.engine.dbos_store import open_dbos_store
     from polydev.controller.workflows.engine.engine import Engine
 
@@ -265,38 +267,38 @@ def _obeying(orders: Path) -> Callable[[str, str], None]:
     def on_point(step: str, point: str) -> None:
         if not orders.exists():
             return
-        told, here = json.loads(orders.read_text()), {"step": step, "point": point}
-        if told["kill"][:1] == [here]:
-            orders.write_text(json.dumps({**told, "kill": told["kill"][1:]}))
+        left, here = json.loads(orders.read_text()), {"step": step, "point": point}
+        if left["kill"][:1] == [here]:
+            orders.write_text(json.dumps({**left, "kill": left["kill"][1:]}))
             os.kill(os.getpid(), signal.SIGKILL)
-        if told["fail"] == here:
-            orders.write_text(json.dumps({**told, "fail": None}))
+        if left["fail"] == here:
+            orders.write_text(json.dumps({**left, "fail": None}))
             raise LoginFailed(f"The test failed it {point} {step}")
 
     return on_point
 
 
-def _tell_sagas(file: Path, hold: Path) -> None:
+def _report_sagas(file: Path, hold: Path) -> None:
     from polydev.controller.workflows.engine import engine, saga
 
     add = engine.Engine.register
-    told: dict[str, dict[str, Any] | None] = {}
+    tables: dict[str, dict[str, Any] | None] = {}
 
-    def telling_add(self: engine.Engine, name: str, body: engine.Body) -> None:
+    def register_and_report(self: engine.Engine, name: str, body: engine.Body) -> None:
         async def held(subject: str) -> None:
             while hold.exists():
                 await asyncio.sleep(0.01)
             await body(subject)
 
         add(self, name, held)
-        told[name] = None
+        tables[name] = None
         if isinstance(body, partial) and isinstance(it := body.func.__self__, saga.Saga):
             undone = [step.name for step in it.steps if step.undo is not None]
             always = [step.name for step in it.always]
-            told[name] = vars(SagaTable([step.name for step in it.steps], undone, always))
-        file.write_text(json.dumps(told))
+            tables[name] = vars(SagaTable([step.name for step in it.steps], undone, always))
+        file.write_text(json.dumps(tables))
 
-    engine.Engine.register = telling_add  # type: ignore[method-assign]
+    engine.Engine.register = register_and_report  # type: ignore[method-assign]
 
 
 def _do_steps_twice() -> None:

@@ -1,4 +1,4 @@
-"""A host agent with simulated machines, and a controller over it: both real processes."""
+"""A real controller and a real host agent with simulated machines."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FILES = {
 
 
 class World:
-    """What there is of Polydev in a test."""
+    """A host agent with its controllers."""
 
     def __init__(self, agent: AgentProcess, controller: ControllerProcess) -> None:
         self.agent = agent
@@ -42,7 +42,7 @@ class World:
         self.url = controller.env.get("DATABASE_URL")
 
     def another(self) -> ControllerProcess:
-        """One more controller of the same database, not started."""
+        """Add a controller of the same database, not started."""
         settings = self.controller.env
         name = f"controller-{len(self.controllers) + 1}"
         self.controllers.append(ControllerProcess(self.agent.state_dir, name, **settings))
@@ -50,7 +50,7 @@ class World:
 
     @asynccontextmanager
     async def database(self) -> AsyncIterator[Database]:
-        """The controllers' own database, beside them."""
+        """Open the controllers' database beside them."""
         database = open_database(self.url, self.agent.state_dir / "controller")
         try:
             yield database
@@ -58,7 +58,7 @@ class World:
             await database.close()
 
     async def users(self, count: int) -> dict[UserId, str]:
-        """So many people, each with a token that may do everything."""
+        """Create users, each with a token of every scope but admin."""
         made = {}
         async with self.database() as database:
             for number in range(count):
@@ -73,7 +73,7 @@ class World:
         return made
 
     async def machines(self) -> dict[str, str]:
-        """The host's machines by id, found by looking: everything else must belong to one."""
+        """Kinds of the host's machines by id; assert that nothing else is left there."""
         async with self.agent.host() as host:
             there = await host.inventory()
             views = {view.vm_id: str(view.machine_kind) for view in await host.machines()}
@@ -84,12 +84,12 @@ class World:
         return views
 
     async def rows(self) -> dict[str, str]:
-        """The person's machines by id, as the API tells them."""
+        """Kinds of the user's machines by id, from the API."""
         listed = await self.controller.ask("GET", "/api/vm/list")
         return {row["vm_id"]: row["vm_type"] for row in listed}
 
     async def states(self) -> dict[str, str]:
-        """How the host sees its machines."""
+        """States of the host's machines by id."""
         async with self.agent.host() as host:
             return {view.vm_id: str(view.state) for view in await host.machines()}
 
@@ -99,7 +99,7 @@ class World:
         await self.until_machine(vm_id, "destroyed")
 
     async def until_machine(self, vm_id: str, *statuses: str) -> dict[str, Any]:
-        """A machine's row once it is in one of the states. One that is destroyed is not shown."""
+        """Wait for one of these statuses; the API no longer shows a destroyed machine."""
         path = f"/api/vm/{vm_id}"
         async with asyncio.timeout(LIMIT_S), self.controller.client() as client:
             answer = await client.get(path)
@@ -111,25 +111,25 @@ class World:
         assert view["status"] in statuses, view
         return dict(view)
 
-    def tell_troubles(self) -> None:
-        """What the controllers logged above the usual, for whoever reads why a test failed."""
+    def print_warnings(self) -> None:
+        """Print the controllers' warnings and errors, to explain a failed test."""
         for controller in self.controllers:
-            said = controller.log.read_text().splitlines() if controller.log.exists() else []
-            told = [line for line in said if " INFO " not in line]
-            print(f"-- {controller.log.name}", *told[-40:], sep="\n")
+            lines = controller.log.read_text().splitlines() if controller.log.exists() else []
+            warnings = [line for line in lines if " INFO " not in line]
+            print(f"-- {controller.log.name}", *warnings[-40:], sep="\n")
 
     @property
     def is_shared(self) -> bool:
-        """Whether controllers share the database."""
+        """True if controllers can share the database."""
         return self.url is not None and self.url.startswith("postgresql")
 
-    async def bury(self) -> None:
-        """Have the leases of controllers that were killed run out at once."""
+    async def expire_leases(self) -> None:
+        """Expire the leases of killed controllers at once."""
         if self.is_shared:
-            await asyncio.to_thread(self._bury)
+            await asyncio.to_thread(self._expire_leases)
 
     def _dump(self) -> bytes:
-        """Everything in the database, the journal too, as text: each table in `COPY` form."""
+        """Dump every table of the database and the journal as `COPY` text."""
         with psycopg.connect(self.url or "") as connection:
             connection.execute("SET ROLE polydev_worker")
             tables = connection.execute(
@@ -147,20 +147,19 @@ class World:
                     dumped += [bytes(row) for row in rows]
         return b"".join(dumped)
 
-    def _bury(self) -> None:
+    def _expire_leases(self) -> None:
         with psycopg.connect(self.url or "", autocommit=True) as connection:
             connection.execute("SET ROLE polydev_worker")
             connection.execute("UPDATE controllers SET lease_until = now()")
 
     async def credentials(self, vm_id: str, provider: str) -> dict[str, Any]:
-        """What a CLI machine's CLI finds."""
+        """Read the credentials file of a CLI machine."""
         async with self.agent.host() as host:
             found: dict[str, Any] = json.loads(await host.read_file(vm_id, FILES[provider]))
             return found
 
     async def assert_exact(self, *cli_machines: str) -> None:
-        """Exactly these CLI machines exist, whosever they are, on the host and in rows; and every
-        session has ended."""
+        """Assert that exactly these machines of all users exist, and all sessions have ended."""
         expected = dict.fromkeys(cli_machines, "cli")
         assert await self.machines() == expected
         async with self.database() as database, database.read() as connection:
@@ -170,24 +169,24 @@ class World:
             assert await sessions.list_live(connection) == []
 
     async def assert_clean(self, *cli_machines: str) -> None:
-        """Exactly these CLI machines exist, on the host and in rows, and nothing else."""
+        """Assert that exactly these CLI machines exist, on the host and in the API."""
         expected = dict.fromkeys(cli_machines, "cli")
         assert await self.machines() == expected
         assert await self.rows() == expected
 
     def assert_no_trace_of(self, *secrets: str) -> None:
-        """No file but the CLI machines' own disks, and no process' arguments, hold a secret."""
+        """Assert that no secret is in a file outside machines or in process arguments."""
         needles = [secret.encode() for secret in (*secrets, KEY, TOKEN)]
         logs = [controller.log for controller in self.controllers]
         files = [*logs, self.agent.log, *self.agent.state_dir.rglob("*")]
-        looked_at = [it for it in files if it.is_file() and "simulated-root" not in it.parts]
+        checked = [it for it in files if it.is_file() and "simulated-root" not in it.parts]
         if self.is_shared:
             dump = self.agent.state_dir.parent / "dump.sql"
             dump.write_bytes(self._dump())
-            looked_at.append(dump)
+            checked.append(dump)
         else:
-            assert any(it.name == "journal.db" for it in looked_at)
-        for path in (*looked_at, *Path("/proc").glob("[0-9]*/cmdline")):
+            assert any(it.name == "journal.db" for it in checked)
+        for path in (*checked, *Path("/proc").glob("[0-9]*/cmdline")):
             try:
                 content = path.read_bytes()
             except OSError:
@@ -197,7 +196,7 @@ class World:
 
 
 def tokens_in(credentials: object) -> list[str]:
-    """Every text of credentials that is long enough to be a secret."""
+    """Strings in credentials that are long enough to be secrets."""
     return re.findall(r'"([^"\s]{24,})"', json.dumps(credentials))
 
 
@@ -205,11 +204,10 @@ def tokens_in(credentials: object) -> list[str]:
 async def a_world(
     simulation: dict[str, Any] | None = None, **settings: str
 ) -> AsyncIterator[World]:
-    """A world whose simulated machines, and whose controller, are set up so."""
-    told = json.dumps(simulation or {})
+    """A world with this simulation and these controller settings; the controller is not started."""
     async with agent_world(
         POLYDEV_DRIVER="simulated",
-        POLYDEV_SIMULATION=told,
+        POLYDEV_SIMULATION=json.dumps(simulation or {}),
         POLYDEV_HOST_MEMORY_MIB="4000000",
         POLYDEV_HOST_VCPUS="4000",
     ) as agent:
@@ -218,7 +216,7 @@ async def a_world(
         try:
             yield world
         except BaseException:
-            world.tell_troubles()
+            world.print_warnings()
             raise
         finally:
             for controller in world.controllers:

@@ -1,4 +1,4 @@
-"""`polydev doctor` as somebody types it, in a world whose reconciler does not come in between."""
+"""`polydev doctor` as a command, in a world without a reconciler."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from polydev.shared.host_protocol import CreateMachine
 
 LIMIT_S = 90
 NEVER = "3000"
-"""A period of the reconciler that does not come: it would put right what doctor is to find."""
+"""A reconciler period that never elapses: it would repair what doctor must find."""
 
 
 @asynccontextmanager
@@ -29,10 +29,10 @@ async def started(**settings: str) -> AsyncIterator[World]:
         yield world
 
 
-async def command(world: World, *words: str, **env: str) -> asyncio.subprocess.Process:
-    """`polydev ...`, by the administrator of this world."""
+async def command(world: World, *arguments: str, **env: str) -> asyncio.subprocess.Process:
+    """Start `polydev ...` as the administrator of this world."""
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "polydev.cli", *words),
+        *(sys.executable, "-P", "-m", "polydev.cli", *arguments),
         env={
             **world.agent.env,
             **{"PORT": str(world.controller.port), "POLYDEV_ADMIN_TOKEN": TOKEN},
@@ -43,9 +43,9 @@ async def command(world: World, *words: str, **env: str) -> asyncio.subprocess.P
     )
 
 
-async def doctor(world: World, *words: str, **env: str) -> list[dict[str, Any]]:
-    """What the command finds. Its exit code says whether anything is wrong."""
-    process = await command(world, "doctor", "--json", *words, **env)
+async def doctor(world: World, *arguments: str, **env: str) -> list[dict[str, Any]]:
+    """Run the command and return its checks; assert that its exit code agrees."""
+    process = await command(world, "doctor", "--json", *arguments, **env)
     out, err = await asyncio.wait_for(process.communicate(), LIMIT_S)
     assert out, err.decode()
     answer = json.loads(out)
@@ -57,19 +57,19 @@ async def doctor(world: World, *words: str, **env: str) -> list[dict[str, Any]]:
 
 
 def wrong(found: list[dict[str, Any]], name: str) -> dict[str, Any]:
-    """The one finding of that name that is wrong; like each that is, it says what to do."""
+    """The failed check of that name; assert that each failed check has a hint."""
     bad = [it for it in found if it["ok"] is False and it["name"] != "polydev"]  # `up` runs nowhere
     assert all(it["hint"] for it in bad), bad
     [it] = [it for it in bad if it["name"] == name]
     return it
 
 
-def well(found: list[dict[str, Any]]) -> bool:
+def all_ok(found: list[dict[str, Any]]) -> bool:
     return all(it["ok"] for it in found if it["name"] != "polydev")
 
 
 async def connected(world: World, provider: str = "codex") -> str:
-    """A login that is complete: the CLI machine's id."""
+    """Complete a login; return the CLI machine's id."""
     session_id = await world.controller.connect(provider)
     view = await world.controller.until(session_id, "completed")
     assert view["status"] == "completed", view
@@ -77,7 +77,7 @@ async def connected(world: World, provider: str = "codex") -> str:
 
 
 async def asked(world: World, operation: Any) -> None:
-    """Have the host do something behind the controller's back."""
+    """Run an operation on the host without the controller."""
     async with world.agent.host() as host:
         await host.run(f"test-{new_vm_id()}", operation, 60)
 
@@ -88,7 +88,7 @@ def machine(vm_id: str, kind: MachineKind) -> CreateMachine:
 
 @contextmanager
 def in_database(world: World) -> Iterator[sqlite3.Connection]:
-    """The controller's database, as another program sees it: each statement counts at once."""
+    """Open the controller's database from outside, in autocommit mode."""
     path = world.agent.state_dir / "controller" / "polydev.db"
     connection = sqlite3.connect(path, isolation_level=None, timeout=30)
     try:

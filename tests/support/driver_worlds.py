@@ -1,6 +1,6 @@
-"""Places in which a VMM driver can be tried: a network namespace, a folder, machines to launch.
+"""Environments to test a VMM driver in: a network namespace, a folder, machines to launch.
 
-One class per driver. A world's machines are ended, and its namespace is gone, when it closes.
+One class per driver. Closing a world ends its machines and removes its namespace.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CHANNEL_MAC = "02:02:c0:a8:64:05"
 IMAGES = Path(os.environ.get("POLYDEV_IMAGES_DIR", "/var/cache/polydev/golden-images"))
 
 STAY = "echo {marker}\nwhile true; do sleep 1; done\n"
-"""A guest of `small` that only stays up."""
+"""A guest for `small` that only stays up."""
 
 _PREAMBLE = """#!/bin/busybox sh
 /bin/busybox mount -t proc proc /proc
@@ -52,16 +52,16 @@ for module in /modules/*.ko; do insmod "$module"; done
 
 
 class World(Protocol):
-    """What the driver contract is tested in."""
+    """An environment for the driver contract tests."""
 
     driver: Driver
 
     async def spec(self) -> LaunchSpec:
-        """A new machine, ready to be launched."""
+        """Prepare a new machine for launch."""
 
 
 class QemuWorld:
-    """QEMU machines under emulation, in a namespace with nothing but their TAPs."""
+    """Emulated QEMU machines in a namespace with only their TAPs."""
 
     def __init__(self, folder: Path, netns: str) -> None:
         self.folder = folder
@@ -79,10 +79,10 @@ class QemuWorld:
     async def spec(
         self, init: str | None = None, *, disk_mib: int = 256, has_channel_nic: bool = True
     ) -> LaunchSpec:
-        """A CLI machine; with `init`, a guest that runs this instead of any golden image.
+        """A CLI machine; with `init`, a guest that runs this instead of a golden image.
 
-        `init` is a busybox shell script, run with the machine's drives and no more. Without a
-        channel's NIC the guest is told that its channel is vsock.
+        `init` is a busybox shell script; it gets only the machine's drives. Without a channel NIC,
+        the guest's config says that its channel is vsock.
         """
         self._count += 1
         vm_id = new_vm_id()
@@ -111,7 +111,7 @@ class QemuWorld:
         )
 
     def pids(self) -> list[int]:
-        """The VMMs of this world, by looking."""
+        """The VMMs of this world, found in /proc."""
         return list(self.driver.find_orphans([]))
 
     def _tap(self) -> str:
@@ -128,7 +128,7 @@ class QemuWorld:
         return path
 
     def _initramfs(self, folder: Path, init: str) -> Path:
-        """The golden initramfs with another /init: what comes later in an initramfs replaces."""
+        """The golden initramfs with another /init: later members replace earlier ones."""
         path = folder / "initramfs.cpio"
         golden = boot_files().initramfs.read_bytes()
         path.write_bytes(golden + _newc("init", (_PREAMBLE + init).encode()))
@@ -137,7 +137,7 @@ class QemuWorld:
 
 
 class FirecrackerWorld(QemuWorld):
-    """Firecracker machines, or the stand-ins' that play them, in a namespace with their TAPs."""
+    """Firecracker machines, real or fake, in a namespace with their TAPs."""
 
     driver: FirecrackerDriver  # type: ignore[assignment]
 
@@ -159,7 +159,7 @@ class FirecrackerWorld(QemuWorld):
         return await super().spec(init, disk_mib=disk_mib, has_channel_nic=has_channel_nic)
 
     def remove_cgroups(self) -> None:
-        """What the driver does not: the cgroup of all its machines."""
+        """Remove the parent cgroup, which the driver leaves."""
         if mounted := cgroup.root():
             self.driver.find_orphans([])
             with suppress(FileNotFoundError):
@@ -167,7 +167,7 @@ class FirecrackerWorld(QemuWorld):
 
 
 class SimulatedWorld:
-    """Machines that the driver plays itself."""
+    """Simulated machines."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -201,7 +201,7 @@ class SimulatedWorld:
 
 @asynccontextmanager
 async def qemu_world(folder: Path) -> AsyncIterator[QemuWorld]:
-    """A world of its own; nothing of it remains."""
+    """A QEMU world; nothing of it remains."""
     with _namespace() as netns:
         world = QemuWorld(folder, netns)
         try:
@@ -211,8 +211,8 @@ async def qemu_world(folder: Path) -> AsyncIterator[QemuWorld]:
 
 
 @asynccontextmanager
-async def firecracker_standin_world(folder: Path) -> AsyncIterator[FirecrackerWorld]:
-    """Where the stand-ins are Firecracker and its jailer."""
+async def fake_firecracker_world(folder: Path) -> AsyncIterator[FirecrackerWorld]:
+    """A world with the fake Firecracker and jailer."""
     bin_dir = folder / "bin"
     bin_dir.mkdir()
     async with _firecracker_world(folder, install(bin_dir)) as world:
@@ -221,8 +221,7 @@ async def firecracker_standin_world(folder: Path) -> AsyncIterator[FirecrackerWo
 
 @asynccontextmanager
 async def firecracker_world(folder: Path) -> AsyncIterator[FirecrackerWorld]:
-    """The real ones, where they are on PATH and a guest runs; else the test is skipped, and says
-    what was missing."""
+    """A world with the real Firecracker; skip the test, with the reason, if it cannot run."""
     try:
         binaries = Binaries.find()
     except MissingTool as error:
@@ -269,19 +268,19 @@ async def simulated_world(folder: Path) -> AsyncIterator[SimulatedWorld]:
 
 
 async def small(world: QemuWorld, init: str, marker: str = "MARK") -> LaunchSpec:
-    """A machine that runs a script and no more: it boots in two seconds."""
+    """A machine that only runs a script and boots in two seconds."""
     spec = await world.spec(init.format(marker=marker))
     return dataclasses.replace(spec, ready_marker=marker)
 
 
 def boot_files() -> BootFiles:
-    """The kernel that any guest boots. Raises: MissingImage when it was not built."""
+    """The kernel and initramfs of every guest. Raises: MissingImage."""
     image = newest_image("kernel")
     return BootFiles(image.kernel, image.initramfs)
 
 
 def newest_image(kind: str) -> GoldenImage:
-    """The newest golden image of a kind, current or not: a driver boots any."""
+    """The newest golden image of a kind, current or not."""
     store = ImageStore(IMAGES)
     return next((image for image in store.list() if image.kind == kind), None) or store.require(
         kind
@@ -289,16 +288,16 @@ def newest_image(kind: str) -> GoldenImage:
 
 
 async def until(claim: object, limit_s: float = 60, every_s: float = 0.02) -> None:
-    """Wait for something of another process that nothing can tell us of."""
+    """Poll until a claim about another process holds."""
     assert callable(claim)
     end_s = time.monotonic() + limit_s
     while not claim():
-        assert time.monotonic() < end_s, "it did not come about in time"
+        assert time.monotonic() < end_s, "the claim did not hold in time"
         await asyncio.sleep(every_s)
 
 
 def left_in(folder: Path) -> set[str]:
-    """What a VMM left in its machine's folder, the logs apart."""
+    """Files that a VMM left in its machine's folder, except logs."""
     ours = {"config.tar", "disk.img", "keys", "initramfs.cpio"}
     ours |= {"console.log", "error.log", "metrics.log"}
     return {path.name for path in folder.iterdir()} - ours - {"simulated-root"}
@@ -326,12 +325,12 @@ async def _write_config(
     return config
 
 
-def _ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True)
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True)
 
 
 def _newc(name: str, content: bytes) -> bytes:
-    """A cpio archive (newc) of one program. Source: Linux, initramfs buffer-format.rst."""
+    """A newc cpio archive of one program (Linux: initramfs buffer-format.rst)."""
     return b"".join(_members([(name, 0o100755, content), ("TRAILER!!!", 0, b"")]))
 
 

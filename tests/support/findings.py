@@ -7,7 +7,7 @@ from polydev.shared.host_client import Host
 
 
 async def wrong(host: Host) -> dict[str, Finding]:
-    """Each finding of something that is wrong, by its name. Each says what to do."""
+    """Failed findings by name; assert that each has a hint."""
     found = [it for it in (await host.diagnosis()).findings if not it.ok]
     assert all(it.hint for it in found)
     return {it.name: it for it in found}

@@ -1,8 +1,8 @@
-"""Controllers and host agents that start quickly: forks of one that has imported everything.
+"""Fork server: starts controllers and host agents without the cost of their imports.
 
-Importing takes either more than a second of a processor, and the tests start hundreds. A fork is a
-process like any other: it may be killed, stopped, and waited for. Run as a program this is the one
-that forks; `fork` and `Forked.wait` ask it.
+Imports take more than a second of CPU time per process, and the tests start hundreds. A fork is a
+normal process: tests kill, stop and wait for it. Run as a program, this module is the server;
+`fork` and `Forked.wait` are its clients.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
-_asking: list[socket.socket] = []
+_server: list[socket.socket] = []
 _turn = threading.Lock()
 
 
 class Forked:
-    """A process that was forked."""
+    """A forked process."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -37,7 +37,7 @@ class Forked:
         self._end: asyncio.Task[int] | None = None
 
     async def wait(self) -> int:
-        """Wait for its end; its exit code, or the negative number of its signal."""
+        """Wait for its end; return its exit code or the negated signal number."""
         if self._end is None:
             self._end = asyncio.create_task(self._reaped())
         return await asyncio.shield(self._end)
@@ -47,22 +47,24 @@ class Forked:
         return self.returncode
 
     def send_signal(self, number: int) -> None:
-        """As `Popen.send_signal`: nothing happens to a process that has ended."""
+        """Send a signal unless the process has ended, like `Popen.send_signal`."""
         if self.returncode is None:
-            with suppress(ProcessLookupError):  # it ends at this moment
+            with suppress(ProcessLookupError):  # it has just ended
                 os.kill(self.pid, number)
 
 
 def fork(program: str, argv: Sequence[str], env: Mapping[str, str], log: Path) -> Forked:
-    """Start a program in a process of its own: `controller` (controller_process.main), `journal`
-    (controller_process.make_journal), `agent` or `cut-agent` (the host agent, sound or not; they
-    take no arguments)."""
+    """Start a program in a new process.
+
+    Programs: `controller` (controller_process.main), `journal` (controller_process.make_journal),
+    `agent` and `faulty-agent` (the host agent; no arguments).
+    """
     what = {"program": program, "argv": list(argv), "env": dict(env), "log": str(log)}
     return Forked(int(_ask(what)))
 
 
 def run(program: str, argv: Sequence[str], log: Path) -> None:
-    """Run a program to its end. Blocks, and so does whoever else asks for a fork meanwhile."""
+    """Run a program to its end; blocks this and every other request to the server."""
     process = fork(program, argv, os.environ, log)
     code = _ask({"reap": process.pid})
     assert code == 0, f"{program} ended with {code}: {log.read_text()}"
@@ -83,13 +85,13 @@ async def _reap(pid: int) -> int:
 
 def _ask(what: Mapping[str, Any]) -> Any:
     with _turn:
-        return _ask_alone(what)
+        return _ask_locked(what)
 
 
-def _ask_alone(what: Mapping[str, Any]) -> Any:
-    if not _asking:
-        _asking.append(_begin())
-    with _asking[0].makefile("rw") as stream:
+def _ask_locked(what: Mapping[str, Any]) -> Any:
+    if not _server:
+        _server.append(_begin())
+    with _server[0].makefile("rw") as stream:
         stream.write(json.dumps(what) + "\n")
         stream.flush()
         return json.loads(stream.readline())
@@ -114,22 +116,22 @@ def _begin() -> socket.socket:
 
 
 def _serve(asked: socket.socket) -> None:
-    # What a controller imports when it starts, or is asked for the first time: every fork has it.
+    # Modules that a controller imports at startup or on its first request.
     import anyio._backends._asyncio  # noqa: F401
     import controller_process
-    import cut_agent
+    import faulty_agent
 
     import polydev.controller.bootstrap
     import polydev.controller.store.engine.alembic_runner  # noqa: F401
     from polydev.hostagent import __main__ as host_agent
 
     gc.collect()
-    gc.freeze()  # or each fork's collector would copy all of this memory by looking at it
+    gc.freeze()  # the collectors of forks would otherwise touch, and copy, all of this memory
     programs = {
         "controller": controller_process.main,
         "journal": controller_process.make_journal,
         "agent": lambda _: host_agent.main(),
-        "cut-agent": lambda _: cut_agent.main(),
+        "faulty-agent": lambda _: faulty_agent.main(),
     }
     with asked.makefile("rw") as stream:
         for line in stream:
@@ -146,7 +148,7 @@ def _serve(asked: socket.socket) -> None:
 
 
 def _become(what: Mapping[str, Any], asked: socket.socket) -> None:
-    """What a program that was started in the usual way would find."""
+    """Set up the environment and output of a normally started program."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     log = os.open(what["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, 1)

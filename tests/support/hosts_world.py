@@ -1,4 +1,4 @@
-"""Several host agents with simulated machines, and a controller over them: real processes."""
+"""A real controller and several real host agents with simulated machines."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ QUICKLY = {
     "POLYDEV_HOST_UNSEEN_LIMIT_S": "3",
     "POLYDEV_HOST_DEAD_LIMIT_S": "6",
 }
-"""Hosts are looked at often, and given up soon."""
+"""Settings that poll hosts often and declare them dead soon."""
 
 
 class HostsWorld:
-    """What there is of Polydev in a test with several hosts."""
+    """Several host agents with their controllers."""
 
     def __init__(self, agents: Mapping[str, AgentProcess], controller: ControllerProcess) -> None:
         self.agents = agents
@@ -29,17 +29,17 @@ class HostsWorld:
         self._others: list[ControllerProcess] = []
 
     async def machines(self) -> dict[str, dict[str, str]]:
-        """By host: the machines that it has, by kind, found by looking."""
+        """Kinds of machines by id, per host; waits until nothing else is left there."""
         until_s = asyncio.get_running_loop().time() + LIMIT_S
         while True:
-            found, strays = await self._look()
+            found, strays = await self._inspect()
             if not strays:
                 return found
             assert asyncio.get_running_loop().time() < until_s, strays
-            await asyncio.sleep(0.3)  # one that is made or removed may be halfway
+            await asyncio.sleep(0.3)  # a creation or removal may be halfway
 
-    async def _look(self) -> tuple[dict[str, dict[str, str]], list[str]]:
-        """What `machines` tells, and the hosts that have something of no machine."""
+    async def _inspect(self) -> tuple[dict[str, dict[str, str]], list[str]]:
+        """Machines per host, and the hosts with resources of no machine."""
         found, strays = {}, []
         for name, agent in self.agents.items():
             if agent.is_running:
@@ -55,7 +55,7 @@ class HostsWorld:
         return found, strays
 
     def another(self, name: str) -> ControllerProcess:
-        """One more controller of the same database, not started."""
+        """Add a controller of the same database, not started."""
         first = self.controller
         self._others.append(ControllerProcess(first.state_dir, name, **_shared(first.env)))
         return self._others[-1]
@@ -66,10 +66,10 @@ class HostsWorld:
             await controller.kill()
 
     async def until_clean(self, *cli_machines: str) -> None:
-        """Exactly these CLI machines are left, on all hosts together and in rows."""
+        """Wait until exactly these CLI machines exist on all hosts and in the API."""
         async with asyncio.timeout(LIMIT_S):
             while True:
-                by_host, strays = await self._look()  # a removal may be halfway
+                by_host, strays = await self._inspect()  # a removal may be halfway
                 there = sorted(vm_id for views in by_host.values() for vm_id in views)
                 rows = sorted(
                     row["vm_id"] for row in await self.controller.ask("GET", "/api/vm/list")
@@ -79,7 +79,7 @@ class HostsWorld:
                 await asyncio.sleep(0.3)
 
     async def audit(self, via: str) -> list[dict[str, Any]]:
-        """The audit log's entries that came about that way."""
+        """Audit entries with this `via`."""
         found: list[dict[str, Any]] = await self.controller.ask("GET", "/api/admin/audit")
         return [it for it in found if it["via"] == via]
 
@@ -90,12 +90,12 @@ async def hosts_world(
     simulation: Mapping[str, Any] | None = None,
     **settings: str,
 ) -> AsyncIterator[HostsWorld]:
-    """Hosts `a`, `b`, ... with these settings each, running, and a controller that is not."""
-    told = json.dumps(simulation or {})
+    """Running hosts `a`, `b`, ... with these settings, and a controller that is not started."""
+    simulated = json.dumps(simulation or {})
     async with AsyncExitStack() as closing:
         agents = {}
         for name, env in zip("abcdefgh", hosts, strict=False):
-            place = agent_world(POLYDEV_DRIVER="simulated", POLYDEV_SIMULATION=told, **env)
+            place = agent_world(POLYDEV_DRIVER="simulated", POLYDEV_SIMULATION=simulated, **env)
             agents[name] = await closing.enter_async_context(place)
             await agents[name].start()
         named = " ".join(f"{name}={agent.socket}" for name, agent in agents.items())
@@ -110,5 +110,5 @@ async def hosts_world(
 
 
 def _shared(env: Mapping[str, str]) -> dict[str, str]:
-    """What controllers of one database have in common."""
+    """Settings that controllers of one database share."""
     return {name: value for name, value in env.items() if name != "PORT"}

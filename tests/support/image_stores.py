@@ -1,4 +1,4 @@
-"""Images and machines as files only: what a store and a state folder look like from outside."""
+"""Files of image stores and machines, without real images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LAST_MONTH = "of last month"
 
 
 def image(images: Path, name: str, recipe: str = LAST_MONTH, days_old: float = 0) -> Path:
-    """An image as a build would leave it, if it made nothing but one small file."""
+    """Create an image of one small file, with the manifest of a build."""
     folder = images / name
     folder.mkdir(parents=True)
     root = folder / "root.img"
@@ -29,14 +29,14 @@ def image(images: Path, name: str, recipe: str = LAST_MONTH, days_old: float = 0
 
 
 def current_image(images: Path, name: str, days_old: float = 0) -> Path:
-    """One that today's recipe made."""
+    """Create an image of the current recipe."""
     return image(images, name, Recipe().hash(kind_of(name)), days_old)
 
 
 def machine(
     machines: Path, image_name: str, state: MachineState = MachineState.RUNNING, kernel: str = ""
 ) -> None:
-    """A machine's record."""
+    """Write a machine's record."""
     vm_id = new_vm_id()
     record = MachineRecord(
         vm_id=vm_id,

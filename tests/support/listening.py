@@ -1,4 +1,4 @@
-"""A client of `GET /api/events` that reads as a browser does: ids, kinds, and coming back."""
+"""A client of `GET /api/events` that reconnects like a browser."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import httpx
 
 @dataclass
 class Listener:
-    """Hears events, and remembers where it was."""
+    """Receive events and remember the last id."""
 
     client: httpx.AsyncClient
     last_id: str | None = None
     heard: list[tuple[int, str, dict[str, Any]]] = field(default_factory=list)
 
     async def listen(self, **parameters: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-        """Events until the stream ends, from where it was on: kind and data."""
+        """Yield kind and data of the events after the last one."""
         headers = {} if self.last_id is None else {"last-event-id": self.last_id}
         path = "/api/events"
         async with self.client.stream(

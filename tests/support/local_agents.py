@@ -46,7 +46,7 @@ for line in sys.stdin:
         answer(message, RESULTS[method])
     elif method == "session/prompt":
 """
-"""A whole agent but for what it does with a prompt, which follows, indented by eight."""
+"""An agent without its prompt handler, which is appended with eight spaces of indent."""
 
 
 class LocalHost:
@@ -112,7 +112,7 @@ def an_agent(on_prompt: str, beginning: str = BEGINNING) -> Provider:
     return replace(codex, acp=replace(codex.acp, argv=argv))
 
 
-class Heard:
+class RecordingTurn:
     """Turn that records updates and answers permission requests."""
 
     def __init__(self, choice: str | None = None) -> None:

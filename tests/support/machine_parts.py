@@ -79,7 +79,7 @@ class SleepingVmm:
         await self._faults.here("ready")
 
     async def open_channel(self) -> socket.socket:
-        raise AssertionError("nobody is in there")
+        raise AssertionError("there is no guest")
 
     async def request_shutdown(self) -> None:
         os.kill(self.pid, signal.SIGTERM)
@@ -171,7 +171,7 @@ def _is_alive(pid: int) -> bool:
         return False
 
 
-class BookNetwork:
+class InMemoryNetwork:
     """Assigns network attachments, without a kernel."""
 
     netns = "none"
@@ -311,7 +311,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.driver = SleepingDriver(self.faults)
-        self.network = BookNetwork(self.faults)
+        self.network = InMemoryNetwork(self.faults)
 
     def host(self) -> HostContext:
         return HostContext(

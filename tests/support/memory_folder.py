@@ -1,7 +1,7 @@
-"""Temporary folders in memory, where an fsync costs no time.
+"""Temporary folders in memory, where fsync costs nothing.
 
-A process that is killed loses nothing that it wrote, so tests that kill prove the same there. Only
-tests of real machines need a disk.
+A killed process loses nothing that it wrote there, so tests that kill processes prove the same.
+Only tests of real machines need a disk.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _NEEDED_BYTES = 2 * 1024**3
 
 @cache
 def memory_folder() -> str | None:
-    """Parent of temporary folders; None, the usual one, if memory has no room for them."""
+    """The parent of temporary folders; None (the default) if memory is short."""
     try:
         there = os.statvfs(_MEMORY)
     except OSError:
@@ -30,7 +30,7 @@ def memory_folder() -> str | None:
 
 @contextmanager
 def a_folder() -> Iterator[Path]:
-    """A new folder, which is removed afterwards."""
+    """Create a folder; remove it afterwards."""
     where = memory_folder()
     with tempfile.TemporaryDirectory(
         prefix="polydev-test-", dir=where, ignore_cleanup_errors=True

@@ -1,4 +1,4 @@
-"""A snapshot kept in this process: for tests of drivers, which do not care where it lies."""
+"""An in-memory snapshot, for tests of drivers."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _PIECE = 300_000
 
 @dataclass
 class MemorySnapshot:
-    """A sink; `source` reads it again, any number of times."""
+    """A snapshot sink; `source` opens its content for reading."""
 
     content: bytearray = field(default_factory=bytearray)
     on_piece: Callable[[int], Awaitable[None]] | None = None
-    """Called with the number of bytes that were there before each piece."""
+    """Called before each piece with the number of bytes so far."""
 
     async def write(self, content: bytes) -> None:
         if self.on_piece is not None:

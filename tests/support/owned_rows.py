@@ -39,18 +39,18 @@ def owner_of(table: sa.Table) -> str | None:
     for key in table.foreign_keys:
         if owner_of(key.column.table) is not None:
             there = key.column
-            whose = owner_of(there.table)
+            owner = owner_of(there.table)
             mine = f"{table.name}.{key.parent.name}"
-            return f"(SELECT {whose} FROM {there.table} t WHERE t.{there.name} = {mine})"
+            return f"(SELECT {owner} FROM {there.table} t WHERE t.{there.name} = {mine})"
     return None
 
 
 TABLES = {table.name: table for table in metadata.sorted_tables}
 OWNED = [name for name, table in TABLES.items() if owner_of(table) is not None]
-NOBODYS = [name for name in TABLES if name not in OWNED]
+UNOWNED = [name for name in TABLES if name not in OWNED]
 
 
-_WORDS = {
+_TEXTS = {
     "status": "running",
     "titled_by": "person",
     "kind": "login",
@@ -67,7 +67,7 @@ def value_of(column: sa.Column[Any], user: UserId) -> Any:
     if column.name in ("user_id", "owner") or (column.table.name, column.name) == ("users", "id"):
         return user
     if isinstance(column.type, sa.Text):
-        return _WORDS.get(column.name, f"{user}-{column.name}")
+        return _TEXTS.get(column.name, f"{user}-{column.name}")
     if column.identity is not None:
         return None
     known = {sa.Integer: 1, sa.BigInteger: 1, sa.Float: 1.0, sa.JSON: {}, sa.Boolean: True}
@@ -123,13 +123,13 @@ def as_claimed(postgres: Cluster, url: str) -> Acting:
     return acting
 
 
-async def not_bens(raw: Raw) -> dict[str, list[str]]:
+async def rows_not_bens(raw: Raw) -> dict[str, list[str]]:
     """Return all rows that are not Ben's; switches to the worker role."""
     await raw.execute("SET LOCAL ROLE polydev_worker")
     found = {}
     for name, table in TABLES.items():
-        whose = owner_of(table)
-        condition = "" if whose is None else f" WHERE {whose} IS DISTINCT FROM 'ben'"
+        owner = owner_of(table)
+        condition = "" if owner is None else f" WHERE {owner} IS DISTINCT FROM 'ben'"
         rows = await raw.execute(f"SELECT * FROM {name}{condition}".encode())
         found[name] = sorted(map(repr, await rows.fetchall()))
     return found

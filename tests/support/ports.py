@@ -1,4 +1,4 @@
-"""Ports of servers that tests start."""
+"""Reserved ports for servers that tests start."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import socket
 import weakref
 
 
-class KeptPort:
-    """A port of 127.0.0.1 that nobody else is given for as long as this lives.
+class ReservedPort:
+    """A port of 127.0.0.1 that stays reserved for the life of this object.
 
-    A server that sets SO_REUSEADDR can listen there all the same, as often as it is started: what
-    keeps the port is bound, and does not listen. Source: socket(7), ip(7).
+    The reservation is a socket that is bound but does not listen, so a server with SO_REUSEADDR can
+    still listen on the port, any number of times. See socket(7) and ip(7).
     """
 
     def __init__(self) -> None:
-        with socket.socket() as keeping:
-            keeping.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            keeping.bind(("127.0.0.1", 0))
-            self.number: int = keeping.getsockname()[1]
-            weakref.finalize(self, os.close, keeping.detach())
+        with socket.socket() as bound:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(("127.0.0.1", 0))
+            self.number: int = bound.getsockname()[1]
+            weakref.finalize(self, os.close, bound.detach())

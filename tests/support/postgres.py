@@ -23,7 +23,7 @@ from urllib.parse import quote
 import forks
 import psycopg
 from memory_folder import memory_folder
-from ports import KeptPort
+from ports import ReservedPort
 from psycopg import sql
 
 from polydev.controller.store.engine.database import migrate
@@ -48,7 +48,7 @@ class Cluster:
     def __init__(self, folder: Path, *, is_durable: bool = False) -> None:
         self.folder = folder
         self._settings = _OPTIONS if is_durable else _OPTIONS | _NOT_DURABLE
-        self._port = KeptPort()
+        self._port = ReservedPort()
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count(1)
         self._has_started = False

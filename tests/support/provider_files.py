@@ -1,4 +1,4 @@
-"""Provider data for the browser service, laid out as in a machine."""
+"""Provider data for the browser service, with the layout of a machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from polydev.hostagent.images.recipe import Recipe
 
 
 def install_providers(folder: Path) -> Path:
-    """Copy every `provider.toml` into a folder, as golden images hold them."""
+    """Copy every `provider.toml` into a folder, with the names of golden images."""
     folder.mkdir(exist_ok=True)
     for inside, path in Recipe().provider_files().items():
         if path.suffix == ".toml":

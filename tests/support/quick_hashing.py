@@ -1,8 +1,7 @@
-"""Key derivation and password hashing that cost nothing, for controllers under test.
+"""Cheap key derivation and password hashing for controllers under test.
 
-A controller derives three keys with scrypt when it starts, which is most of its start, and hashes a
-password for each sign-up. What that protects from does not attack tests. The costs of the product
-are tested in `test_vault.py`, `test_passwords.py` and `test_start.py`.
+A controller derives three keys with scrypt at startup, which takes most of that time, and hashes a
+password per sign-up. `test_vault.py`, `test_passwords.py` and `test_start.py` test the real costs.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ SCRYPT_COST = 2
 
 
 def apply(replace: Callable[[object, str, object], None]) -> None:
-    """Make hashing cheap in this process: `replace` is `setattr`, or a monkeypatch's."""
+    """Make hashing cheap in this process; `replace` is `setattr` or monkeypatch's."""
     from polydev.controller.access.sign_in import passwords
     from polydev.controller.vault import sealing
 

@@ -1,6 +1,7 @@
-"""Real machines in this process, on a VM network of their own: for tests of channel and network.
+"""Real machines in this process, for tests of channel and network.
 
-Everything between a golden image and a running guest is the product's; nothing of it is left.
+They have their own VM network. The product's code does everything from the golden image to the
+running guest. Nothing remains.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ BOOT_LIMIT_S = 240
 
 @dataclass(frozen=True)
 class RealMachine:
-    """A machine that runs, and where it is."""
+    """A running machine with its network attachment."""
 
     vm_id: VmId
     place: NetworkAttachment
@@ -60,7 +61,7 @@ class Fleet:
     machines: list[RealMachine] = field(default_factory=list)
 
     async def start(self) -> RealMachine:
-        """A CLI machine whose channel answers."""
+        """Start a CLI machine and wait until its channel answers."""
         record = MachineRecord(
             vm_id=new_vm_id(),
             machine_kind=MachineKind.CLI,
@@ -82,7 +83,7 @@ class Fleet:
         return machine
 
     async def resume(self, vm_id: VmId) -> RealMachine:
-        """The saved machine that this fleet began with, once its channel answers."""
+        """Resume the saved machine and wait until its channel answers."""
         folder = self.host.folder(vm_id)
         record = folder.read()
         assert record is not None
@@ -100,9 +101,9 @@ class Fleet:
 
 @asynccontextmanager
 async def fleet(saved: SavedMachine | None = None, **settings: object) -> AsyncIterator[Fleet]:
-    """A place for real machines, with a copy of the saved one.
+    """A host for real machines, with a copy of the saved one.
 
-    `settings` are HostSettings': the namespaces at least.
+    `settings` are HostSettings, at least the namespaces.
     """
     state_dir = Path(tempfile.mkdtemp(prefix="pdt-"))
     if saved is not None:
@@ -125,11 +126,11 @@ async def fleet(saved: SavedMachine | None = None, **settings: object) -> AsyncI
             provisioner=provisioner_for(selected.driver, host_settings, images),
             memory_keys=MemoryKeys.for_state(state_dir, state_dir),
         )
-        made = Fleet(host, network)
+        started = Fleet(host, network)
         try:
-            yield made
+            yield started
         finally:
-            for machine in made.machines:
+            for machine in started.machines:
                 await machine.running.kill()
     finally:
         await network.remove()

@@ -1,4 +1,4 @@
-"""A live view from the other side: as much of an RFB client as the tests need."""
+"""A minimal RFB client for tests of the live view."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ ENTER = 0xFF0D
 
 
 class RfbClient:
-    """Over a WebSocket, as noVNC."""
+    """An RFB client over a WebSocket, like noVNC."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self.socket = socket
         self._pending = b""
 
     async def shake_hands(self) -> tuple[int, int]:
-        """The size of the screen."""
+        """Do the handshake; return the size of the screen."""
         version = await self._read(12)
         assert version == b"RFB 003.008\n"
         await self.socket.send(version)
@@ -43,7 +43,7 @@ class RfbClient:
         return width, height
 
     async def picture(self) -> bytes:
-        """The next rectangle that there is to be seen: all of the screen at first."""
+        """Request the next changed rectangle, at first the whole screen."""
         await self.socket.send(struct.pack("!BBHHHH", 3, 0, 0, 0, 0xFFFF, 0xFFFF))
         _, count, _, _, width, height, encoding = struct.unpack("!BxHHHHHi", await self._read(16))
         assert (count, encoding) == (1, 0)
@@ -81,14 +81,14 @@ def view_url(client: httpx.AsyncClient, session_id: str, ticket: str) -> str:
 async def a_view(
     client: httpx.AsyncClient, session_id: str, **options: Any
 ) -> AsyncIterator[RfbClient]:
-    """A live view that is open, as that client's caller."""
+    """Open a live view with a client's credentials."""
     url = view_url(client, session_id, await ticket_for(client, session_id))
     async with connect(url, additional_headers=headers_of(client), **options) as socket:
         yield RfbClient(socket)
 
 
 def headers_of(client: httpx.AsyncClient) -> dict[str, str]:
-    """How a client of the API says who it is, for a WebSocket."""
+    """An API client's authentication as headers of a WebSocket."""
     if "authorization" in client.headers:
         return {"Authorization": client.headers["authorization"]}
     cookie = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
@@ -96,7 +96,7 @@ def headers_of(client: httpx.AsyncClient) -> dict[str, str]:
 
 
 async def heard_by_screen(host: Host, session_id: str, count: int) -> list[dict[str, Any]]:
-    """What the session's simulated screen noted, once that is so much."""
+    """Wait for `count` input events on the session's simulated screen; return them."""
     vm_id = vm_id_for(SessionId(session_id), MachineKind.BROWSER)
     async with asyncio.timeout(30):
         while True:

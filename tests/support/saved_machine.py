@@ -1,7 +1,7 @@
-"""A CLI machine that was booted once and hibernates: each test resumes a copy of its own.
+"""A hibernated CLI machine, booted once; each test resumes its own copy.
 
-A boot takes an emulated processor ten times as long as resuming. The product itself saves and
-resumes the machine; a copy is the state folder of a host agent and the key to the saved memory.
+Under emulation, a boot takes ten times as long as a resume. The product's code saves and resumes
+the machine; a copy is a host agent's state folder and the key of the saved memory.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LIMIT_S = 240
 
 @dataclass(frozen=True)
 class SavedMachine:
-    """State folder of an agent that has ended, with one hibernated machine, and the key to it."""
+    """An ended agent's state folder with one hibernated machine, and its memory key."""
 
     folder: Path
 
@@ -39,7 +39,7 @@ class SavedMachine:
         return VmId(machine.name)
 
     def put_into(self, state_dir: Path, keys_dir: Path) -> None:
-        """Make a copy the state of another agent, which has not been started yet."""
+        """Copy it into the state folder of an agent that has not started."""
         _copy(self.folder / "state", state_dir)
         keys = MemoryKeys.for_state(state_dir, keys_dir)
         keys.load_or_create()
@@ -47,13 +47,13 @@ class SavedMachine:
         shutil.copyfile(self.folder / "memory.key", key)
 
     def put_probe_into(self, state_dir: Path) -> None:
-        """Have another agent know what this host's driver can do: to find out takes a boot."""
+        """Copy the cached driver probe, which otherwise takes a boot."""
         state_dir.mkdir()
         _copy(self.folder / "state" / "cache", state_dir / "cache")
 
 
 def saved_once(shared: Path) -> SavedMachine:
-    """The saved machine of a test run, made by the first of its processes that asks for it."""
+    """The saved machine of a test run; the first process creates it."""
     shared.mkdir(exist_ok=True)
     with (shared / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -89,13 +89,13 @@ async def _save(folder: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """With owners and holes: a disk is mostly empty."""
+    """Copy with owners and holes, since disks are mostly empty."""
     subprocess.run(["cp", "-a", "--sparse=always", f"{source}/.", target], check=True)
 
 
 @dataclass(frozen=True)
 class Resumed:
-    """A machine that runs, and its host agent."""
+    """A running machine with its host agent."""
 
     agent: AgentProcess
     host: Host
@@ -108,7 +108,7 @@ class Resumed:
 
 @asynccontextmanager
 async def resumed_machine(saved: SavedMachine) -> AsyncIterator[Resumed]:
-    """A running copy of the saved machine under an agent of its own."""
+    """Resume a copy of the saved machine under a new agent."""
     async with agent_world(POLYDEV_DRIVER="auto", POLYDEV_IMAGES_DIR=IMAGES) as agent:
         saved.put_into(agent.state_dir, agent.state_dir.parent)
         await agent.start()

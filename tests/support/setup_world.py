@@ -1,6 +1,6 @@
-"""A folder that looks like a machine, what is in it, and a release of Firecracker that was made up.
+"""A folder that looks like a system's root, and a fake Firecracker release.
 
-The set-up's tests work below such a folder: nothing of the machine they run on is changed.
+Tests of host set-up work below such a folder and change nothing of the real system.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ACCOUNTS = {
 
 
 def bare_root(tmp_path: Path) -> Path:
-    """A system with nothing but its accounts."""
+    """Create a root with only account files."""
     root = tmp_path / "root"
     (root / "etc").mkdir(parents=True)
     (root / "var" / "lib").mkdir(parents=True)
@@ -45,16 +45,18 @@ def bare_root(tmp_path: Path) -> Path:
 
 
 def tree(root: Path) -> dict[str, tuple[object, ...]]:
-    """Everything below a folder: kind, mode, owner, content. shadow's own backups and lock of the
-    account files are the distribution's, and left out."""
+    """Mode, owner and content of everything below a folder.
+
+    Leaves out the backups and the lock of shadow's account files.
+    """
     return {
-        str(path.relative_to(root)): _seen(path)
+        str(path.relative_to(root)): _inspected(path)
         for path in sorted(root.rglob("*"))
         if not (path.parent.name == "etc" and (path.name.endswith("-") or path.name == ".pwd.lock"))
     }
 
 
-def _seen(path: Path) -> tuple[object, ...]:
+def _inspected(path: Path) -> tuple[object, ...]:
     found = path.lstat()
     content: object = None
     if stat.S_ISLNK(found.st_mode):
@@ -64,14 +66,14 @@ def _seen(path: Path) -> tuple[object, ...]:
     return found.st_mode, found.st_uid, found.st_gid, content
 
 
-def host_setup(root: Path, *words: str, **env: str) -> tuple[int, Mapping[str, Any], str]:
-    """`polydev host setup --json ...` on that root: exit code, answer, and all that was printed."""
+def host_setup(root: Path, *arguments: str, **env: str) -> tuple[int, Mapping[str, Any], str]:
+    """Run `polydev host setup --json ...` on a root; return exit code, JSON and output."""
     was = dict(os.environ)
     os.environ.clear()
     os.environ |= {"PATH": was["PATH"], "POLYDEV_SETUP_ROOT": str(root), "POLYDEV_DRIVER": "qemu"}
     os.environ |= env
     try:
-        done = CliRunner().invoke(app, ["host", "setup", "--json", *words], prog_name="polydev")
+        done = CliRunner().invoke(app, ["host", "setup", "--json", *arguments], prog_name="polydev")
     finally:
         os.environ.clear()
         os.environ |= was
@@ -83,27 +85,26 @@ def host_setup(root: Path, *words: str, **env: str) -> tuple[int, Mapping[str, A
 
 
 def states(answer: Mapping[str, Any]) -> dict[str, str]:
-    """Item -> how it stands."""
+    """Item names -> states."""
     return {item["name"]: item["state"] for item in answer["items"]}
 
 
 def program(version: str = VERSION) -> bytes:
-    """A program that says that it is a Firecracker of that version."""
+    """A program that prints the version of a Firecracker."""
     return f"#!/bin/sh\necho Firecracker v{version}\n".encode()
 
 
 def archive(
     path: Path, version: str = VERSION, extra: tuple[tarfile.TarInfo, ...] = (), **programs: bytes
 ) -> str:
-    """Write a release's archive, laid out as the project lays it out; its SHA-256."""
+    """Write a release archive with the project's layout; return its SHA-256."""
     machine = platform.machine()
     contents = {"firecracker": program(version), "jailer": program(version), **programs}
     with tarfile.open(path, "w:gz") as members:
         for member in extra:
             members.addfile(member, io.BytesIO(b"x" * member.size))
         for name, content in contents.items():
-            told = f"release-v{version}-{machine}/{name}-v{version}-{machine}"
-            member = tarfile.TarInfo(told)
+            member = tarfile.TarInfo(f"release-v{version}-{machine}/{name}-v{version}-{machine}")
             member.size, member.mode = len(content), 0o755
             members.addfile(member, io.BytesIO(content))
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,7 +1,7 @@
-"""SQLite databases that are migrated already: copies of one that each test process makes once.
+"""Migrated SQLite databases, copied from a template that each test process creates once.
 
-PostgreSQL's are copies, too (`postgres.py`). A journal has its queue registered: DBOS looks for
-new queues once a second only, which each fresh world would wait for.
+A copied journal already has its queue: DBOS polls for new queues only once a second, and each new
+world would wait for that.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _FILE, _JOURNAL = "polydev.db", "journal.db"
 
 
 def put_database(file: Path) -> None:
-    """Put a database with this version's tables there. Blocks."""
+    """Copy a migrated database to a file. Blocks."""
     _put(_database() / _FILE, file)
 
 
 def put_journal(folder: Path) -> None:
-    """Put the journal of a controller that has started and done nothing there. Blocks."""
+    """Copy the journal of a freshly started controller into a folder. Blocks."""
     _put(_journal() / _JOURNAL, folder / _JOURNAL)
 
 

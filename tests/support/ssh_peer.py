@@ -1,4 +1,4 @@
-"""An SSH server in this process, and a channel to it: what answers is what a test says."""
+"""An SSH server that runs a test's code, and a channel to it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Session = Callable[[Any], Awaitable[None]]
 
 
 class Peer:
-    """An SSH server whose sessions do what a test says."""
+    """An SSH server whose sessions run the test's `program`."""
 
     def __init__(self) -> None:
         self.sockets: list[socket.socket] = []

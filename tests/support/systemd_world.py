@@ -1,7 +1,7 @@
-"""This machine once more, run by a systemd of its own, in namespaces that end with it.
+"""A copy of this system under its own systemd, in its own namespaces.
 
-Its root is a layer over this machine's: everything that is installed here is there, and whatever is
-done there is gone with it. Nothing of this machine's users, units or network is touched.
+Its root is an overlay over this system's root: it has all installed programs, and its changes go
+away with it. It touches none of this system's users, units or networks.
 """
 
 from __future__ import annotations
@@ -54,20 +54,20 @@ exec env -i container=polydev-test PATH=/usr/sbin:/usr/bin:/sbin:/bin \\
 
 @dataclass(frozen=True)
 class SystemdWorld:
-    """A systemd that runs, by its pid on this machine."""
+    """A running systemd, by its pid outside."""
 
     pid: int
 
     @property
     def root(self) -> Path:
-        """Its files, as they are seen from here."""
+        """Its root, as a path outside."""
         return Path(f"/proc/{self.pid}/root")
 
-    def run(self, *words: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
-        """A program in there, as root."""
+    def run(self, *command: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run a command inside, as root."""
         inside = [f"--{name}" for name in ("mount", "pid", "uts", "ipc", "net", "cgroup", "root")]
         return subprocess.run(
-            ["nsenter", f"--target={self.pid}", *inside, "--wdns=/", "--", *words],
+            ["nsenter", f"--target={self.pid}", *inside, "--wdns=/", "--", *command],
             env={"PATH": PATH, "LANG": "C.UTF-8", **env},
             capture_output=True,
             text=True,
@@ -78,13 +78,14 @@ class SystemdWorld:
 
     def shown(self, unit: str, *names: str) -> dict[str, str]:
         """Properties of a unit."""
-        said = self.run("systemctl", "show", unit, *(f"--property={name}" for name in names)).stdout
-        return dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+        properties = [f"--property={name}" for name in names]
+        output = self.run("systemctl", "show", unit, *properties).stdout
+        return dict(line.split("=", 1) for line in output.splitlines() if "=" in line)
 
 
 @contextmanager
 def a_systemd(folder: Path) -> Iterator[SystemdWorld]:
-    """Boot it, and end it with everything in it."""
+    """Boot it; afterwards end it with everything in it."""
     kinds = [f"--{kind}" for kind in ("pid", "mount", "uts", "ipc", "net", "cgroup")]
     command = ["unshare", *kinds, "--fork", "--kill-child", "bash", "-c", _BOOT, "boot", folder]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as outer:
@@ -111,15 +112,15 @@ def _until_booted(world: SystemdWorld, outer: subprocess.Popen[bytes]) -> None:
     world.run("systemctl", "is-system-running", "--wait")
 
 
-def _until(look: Callable[[], Sequence[str]], outer: subprocess.Popen[bytes]) -> Sequence[str]:
-    """What `look` finds at last. Nothing tells when a systemd has come so far."""
+def _until(check: Callable[[], Sequence[str]], outer: subprocess.Popen[bytes]) -> Sequence[str]:
+    """Poll `check` until it returns something; nothing announces that systemd is up."""
     until = time.monotonic() + BOOT_LIMIT_S
     while time.monotonic() < until:
         if outer.poll() is not None:
             assert outer.stderr is not None
             raise AssertionError(os.fsdecode(outer.stderr.read()))
         with suppress(OSError):
-            if found := look():
+            if found := check():
                 return found
         time.sleep(0.05)
-    raise AssertionError(f"no systemd has come up in {BOOT_LIMIT_S} s")
+    raise AssertionError(f"systemd did not come up within {BOOT_LIMIT_S} s")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from machine_parts import BookNetwork, Faults
+from machine_parts import Faults, InMemoryNetwork
 
 from polydev.hostagent.machines.context import HostContext
 from polydev.hostagent.machines.registry import MachineRegistry
@@ -52,7 +52,7 @@ class WarmHost:
     """Memory that a standby clone already uses."""
 
     def __post_init__(self) -> None:
-        self.network = BookNetwork(Faults())
+        self.network = InMemoryNetwork(Faults())
         self.meminfo = self.root / "meminfo"
         self.meminfo.write_text(PLENTY)
         (self.root / "machines").mkdir()

@@ -1,9 +1,8 @@
-"""Namespaces, and fake machines on TAPs that send whatever they like: for tests of the VM network.
+"""Namespaces and fake machines on TAPs, for tests of the VM network.
 
     machines' TAPs - [VM namespace] - uplink - [outer namespace] - veth - [world]
 
-The outer namespace stands for the host, the world for everything beyond it. All of it belongs to
-one test and goes with it.
+The outer namespace stands for the host, the world for everything beyond it. Each test has its own.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ WORLD = "198.51.100.1"
 HOST = "198.51.100.2"
 """The outer namespace's own public address."""
 PRIVATE = ("10.1.2.3", "172.16.5.5", "192.168.7.7", "169.254.169.254", "100.64.9.9")
-"""Addresses that the world has too, and machines must not reach."""
+"""Addresses in the world that machines must not reach."""
 GATEWAY = "192.168.100.1"
 GATEWAY_MAC = "02:00:c0:a8:64:01"
 ANY = "0.0.0.0"  # noqa: S104 - within a namespace of the test's own
@@ -50,7 +49,7 @@ T = TypeVar("T")
 
 
 def within(name: str, call: Callable[[], T]) -> T:
-    """Call something blocking inside a namespace."""
+    """Make a blocking call inside a namespace."""
     with ThreadPoolExecutor(1) as thread:
 
         def inside() -> T:
@@ -61,7 +60,7 @@ def within(name: str, call: Callable[[], T]) -> T:
 
 
 def ip(name: str, *arguments: str) -> str:
-    """`ip -n <name> ...`, or another tool of its kind inside the namespace."""
+    """Run `ip -n <name> ...`."""
     command = ["ip", "-n", name, *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
@@ -73,14 +72,14 @@ def run_inside(name: str, *command: str) -> str:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """The namespaces around the VM namespace, which is the network's own to make."""
+    """The namespaces around the VM namespace, which the network itself creates."""
 
     vm: str
     outer: str
     world: str
 
     def listen(self, name: str, address: str, port: int) -> socket.socket:
-        """A UDP socket in a namespace."""
+        """Open a UDP socket in a namespace."""
 
         def bound() -> socket.socket:
             sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -142,13 +141,13 @@ class FakeMachine:
         os.write(self._fd, _VNET_HEADER + frame)
 
     def frames(self, timeout_s: float = 0) -> Iterator[bytes]:
-        """What has come, and what comes within `timeout_s`."""
+        """Received frames, and those that arrive within `timeout_s`."""
         until = time.monotonic() + timeout_s
         while select.select([self._fd], [], [], max(0.0, until - time.monotonic()))[0]:
             yield os.read(self._fd, 65536)[len(_VNET_HEADER) :]
 
     def expect(self, wanted: Callable[[bytes], bool]) -> list[bytes]:
-        """All frames up to the first that is wanted, which is the last of them."""
+        """All frames up to and including the first wanted one."""
         seen = []
         for frame in self.frames(PATIENCE_S):
             seen.append(frame)
@@ -157,7 +156,7 @@ class FakeMachine:
         raise AssertionError(f"{self.place.tap} waited in vain, after {len(seen)} other frames")
 
     def settle(self) -> None:
-        """Wait until the bridge knows that the TAP is open."""
+        """Wait until the bridge forwards frames of the TAP."""
         for _ in range(PATIENCE_S * 10):
             self.send(self.echo(GATEWAY))
             if any(is_echo_reply(frame) for frame in self.frames(0.1)):
@@ -166,7 +165,7 @@ class FakeMachine:
         raise AssertionError(f"the gateway never answers on {self.place.tap}")
 
     def fence(self) -> list[bytes]:
-        """Everything that came until now: what was sent before has had its effect."""
+        """Frames received so far, once all sent frames have had their effect."""
         self.send(self.echo(GATEWAY))
         return self.expect(is_echo_reply)[:-1]
 
@@ -189,7 +188,7 @@ class FakeMachine:
         self, to: str, protocol: int, payload: bytes, *, source: str = "", mac: str = "",
         to_mac: str = GATEWAY_MAC,
     ) -> bytes:  # fmt: skip
-        """An Ethernet frame with an IPv4 packet, from this machine unless it is forged."""
+        """An Ethernet frame with an IPv4 packet; source addresses can be forged."""
         addresses = IPv4Address(source or self.address).packed + IPv4Address(to).packed
         head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(payload), 1, 0, 64, protocol, 0)
         return ethernet(
@@ -200,7 +199,7 @@ class FakeMachine:
         self, target: str, *, operation: int = 1, sender: str = "", sender_mac: str = "",
         mac: str = "",
     ) -> bytes:  # fmt: skip
-        """An ARP packet to everybody, from this machine unless it is forged."""
+        """A broadcast ARP packet; sender addresses can be forged."""
         body = struct.pack("!HHBBH", 1, IP, 6, 4, operation)
         body += packed(sender_mac or self.mac) + IPv4Address(sender or self.address).packed
         body += bytes(6) + IPv4Address(target).packed
@@ -208,7 +207,7 @@ class FakeMachine:
 
 
 Attach = Callable[[str], Awaitable[FakeMachine]]
-"""Give a machine of that name its place, and have one there."""
+"""Attach a machine of that name to the network and open its TAP."""
 
 
 def ethernet(to: str, source: str, kind: int, payload: bytes) -> bytes:

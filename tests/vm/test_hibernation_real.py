@@ -62,9 +62,9 @@ class Sleeper:
     async def agent_with(self, where: str, action: str = "kill") -> None:
         """Another agent over the same machine, with something wrong in it."""
         await self.agent.kill()
-        self.agent.env |= {"CUT_AT": where, "CUT": action}
+        self.agent.env |= {"FAULT_AT": where, "FAULT": action}
         await self.agent.start()
-        del self.agent.env["CUT_AT"], self.agent.env["CUT"]
+        del self.agent.env["FAULT_AT"], self.agent.env["FAULT"]
 
     async def sound_agent(self) -> None:
         await self.agent.kill()

@@ -112,10 +112,10 @@ async def test_journal_of_crashed_machine_is_replayed_before_write(
     vmm = await started(world, spec, "busy")
     os.kill(vmm.pid, signal.SIGKILL)
     await vmm.wait()
-    assert "needs_recovery" in images.look(spec.disk, "show_super_stats -h")
+    assert "needs_recovery" in images.inspect(spec.disk, "show_super_stats -h")
     files = [GuestFile(AUTH, TOKEN), GuestFile("/root/.claude/.credentials.json", TOKEN)]
     await write_offline(spec.disk, files)
-    assert "needs_recovery" not in images.look(spec.disk, "show_super_stats -h")
+    assert "needs_recovery" not in images.inspect(spec.disk, "show_super_stats -h")
     for path in (UPPER_AUTH, "/upper/root/.claude/.credentials.json"):
         assert images.content(spec.disk, path) == TOKEN
     images.assert_clean(spec.disk)

@@ -94,19 +94,19 @@ async def _not_connected_by_key(world: World, session_id: str) -> None:
 # -- machines ----------------------------------------------------------------------------------
 
 
-async def _made(world: World) -> str:
-    vm_id = await _make(world, "")
+async def _created(world: World) -> str:
+    vm_id = await _create(world, "")
     await world.until_machine(vm_id, "running")
     return vm_id
 
 
 async def _stopped(world: World) -> str:
-    vm_id = await _stop(world, await _made(world))
+    vm_id = await _stop(world, await _created(world))
     await world.until_machine(vm_id, "stopped")
     return vm_id
 
 
-async def _make(world: World, _: str) -> str:
+async def _create(world: World, _: str) -> str:
     view = await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})
     return str(view["vm_id"])
 
@@ -126,8 +126,8 @@ async def _start(world: World, vm_id: str) -> str:
     return vm_id
 
 
-async def _asleep(world: World) -> str:
-    vm_id = await _hibernate(world, await _made(world))
+async def _hibernated(world: World) -> str:
+    vm_id = await _hibernate(world, await _created(world))
     await world.until_machine(vm_id, "hibernated")
     return vm_id
 
@@ -142,43 +142,43 @@ async def _resume(world: World, vm_id: str) -> str:
     return vm_id
 
 
-async def _sleeps(world: World, vm_id: str) -> None:
+async def _is_hibernated(world: World, vm_id: str) -> None:
     view = await world.until_machine(vm_id, "hibernated")
     assert view["sleep"]["memory_on_disk_bytes"] > 0
     assert view["sleep"]["slept_why"] == "asked for"
     assert await world.states() == {vm_id: "hibernated"}
-    await _goes(world, vm_id)
+    await _remove(world, vm_id)
 
 
-async def _is_awake(world: World, vm_id: str) -> None:
+async def _is_resumed(world: World, vm_id: str) -> None:
     view = await world.until_machine(vm_id, "running")
     sleep = view["sleep"]
     assert (sleep["woke_how"], sleep["boot_reason"], sleep["trouble"]) == ("resumed", "", "")
     assert sleep["memory_on_disk_bytes"] is None
-    await _runs(world, vm_id)
+    await _is_running(world, vm_id)
 
 
-async def _runs(world: World, vm_id: str) -> None:
+async def _is_running(world: World, vm_id: str) -> None:
     await world.until_machine(vm_id, "running")
     assert await world.states() == {vm_id: "running"}
-    await _goes(world, vm_id)
+    await _remove(world, vm_id)
 
 
-async def _rests(world: World, vm_id: str) -> None:
+async def _is_stopped(world: World, vm_id: str) -> None:
     await world.until_machine(vm_id, "stopped")
     assert await world.states() == {vm_id: "stopped"}
-    await _goes(world, vm_id)
+    await _remove(world, vm_id)
 
 
 async def _is_gone(world: World, vm_id: str) -> None:
     await world.until_machine(vm_id, "destroyed")
 
 
-async def _was_not_made(world: World, vm_id: str) -> None:
+async def _creation_failed(world: World, vm_id: str) -> None:
     view = await world.until_machine(vm_id, "failed")
     assert view["error"]["code"] == "login-failed", view["error"]
     assert await world.states() == {}
-    await _goes(world, vm_id)
+    await _remove(world, vm_id)
 
 
 async def _is_left(world: World, vm_id: str) -> None:
@@ -186,10 +186,10 @@ async def _is_left(world: World, vm_id: str) -> None:
     assert list(await world.states()) == [view["vm_id"]]
     if "hibernated" in (told := (view["status"], (await world.states())[vm_id])):
         assert told == ("hibernated", "hibernated"), "its row says what its host says"
-    await _goes(world, vm_id)
+    await _remove(world, vm_id)
 
 
-async def _goes(world: World, vm_id: str) -> None:
+async def _remove(world: World, vm_id: str) -> None:
     await world.destroy(vm_id)
 
 
@@ -216,13 +216,13 @@ async def _is_revoked(world: World, vm_id: str) -> None:
             await asyncio.sleep(0.05)
     with pytest.raises(NoSuchFile):
         await world.credentials(vm_id, "codex")
-    await _goes(world, vm_id)
+    await _remove(world, vm_id)
 
 
 # -- people ------------------------------------------------------------------------------------
 
 
-async def _somebody(world: World) -> str:
+async def _user_with_everything(world: World) -> str:
     """A person with a machine, a credential, a sign-in and a token."""
     user = await a_user(world.controller, "ann")
     async with await user.by_token("read", "connect") as client:
@@ -236,12 +236,12 @@ async def _somebody(world: World) -> str:
     return user.user_id
 
 
-async def _delete_person(world: World, user_id: str) -> str:
+async def _delete_user(world: World, user_id: str) -> str:
     await world.controller.ask("DELETE", f"/api/admin/people/{user_id}")
     return user_id
 
 
-async def _nobody_is_left(world: World, user_id: str) -> None:
+async def _user_is_gone(world: World, user_id: str) -> None:
     async with asyncio.timeout(LIMIT_S):
         while await _is_listed(world, user_id):
             await asyncio.sleep(0.05)
@@ -256,21 +256,21 @@ async def _is_listed(world: World, user_id: str) -> bool:
 CASES = (
     Case("connect", _connect, _connected, _not_connected, is_on_both=True),
     Case("connect-by-key", _connect_by_key, _connected_by_key, _not_connected_by_key),
-    Case("create-machine", _make, _runs, _was_not_made),
-    Case("destroy-machine", _destroy, _is_gone, _is_gone, _made),
-    Case("stop-machine", _stop, _rests, _is_left, _made),
+    Case("create-machine", _create, _is_running, _creation_failed),
+    Case("destroy-machine", _destroy, _is_gone, _is_gone, _created),
+    Case("stop-machine", _stop, _is_stopped, _is_left, _created),
     Case("revoke-credential", _revoke, _is_revoked, _is_revoked, _delivered),
     Case(
         "delete-person",
-        _delete_person,
-        _nobody_is_left,
-        _nobody_is_left,
-        _somebody,
+        _delete_user,
+        _user_is_gone,
+        _user_is_gone,
+        _user_with_everything,
         is_on_both=True,
     ),
-    Case("start-machine", _start, _runs, _is_left, _stopped),
-    Case("hibernate-machine", _hibernate, _sleeps, _is_left, _made, is_on_both=True),
-    Case("resume-machine", _resume, _is_awake, _is_left, _asleep),
+    Case("start-machine", _start, _is_running, _is_left, _stopped),
+    Case("hibernate-machine", _hibernate, _is_hibernated, _is_left, _created, is_on_both=True),
+    Case("resume-machine", _resume, _is_resumed, _is_left, _hibernated),
 )
 
 ELSEWHERE = {

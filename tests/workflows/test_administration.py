@@ -31,12 +31,12 @@ async def _machine(world: World, user: TestUser) -> str:
         return str(machine["vm_id"])
 
 
-async def _noted(client: httpx.AsyncClient, action: str) -> list[tuple[str, str]]:
+async def _audit_entries(client: httpx.AsyncClient, action: str) -> list[tuple[str, str]]:
     entries = (await client.get("/api/admin/audit", params={"action": action})).json()
     return [(it["subject"], it["reason"]) for it in entries]
 
 
-async def test_everybodys_machines_are_listed_in_pages_and_destroyed_for_a_reason(
+async def test_administrators_list_and_destroy_machines_of_all_users(
     world: World,
 ) -> None:
     await world.controller.start()
@@ -54,7 +54,7 @@ async def test_everybodys_machines_are_listed_in_pages_and_destroyed_for_a_reaso
         assert (await client.post(path, json={})).status_code == 422
         answer = await client.post(path, json=WHY)
         assert (answer.status_code, answer.json()["status"]) == (202, "destroying")
-        assert await _noted(client, "machine.destroy") == [(of_ben["vm_id"], WHY["reason"])]
+        assert await _audit_entries(client, "machine.destroy") == [(of_ben["vm_id"], WHY["reason"])]
     async with ben.by_cookie() as client:
         machine = answer.json()
         while machine["status"] != "destroyed":
@@ -64,7 +64,7 @@ async def test_everybodys_machines_are_listed_in_pages_and_destroyed_for_a_reaso
     assert set(await world.machines()) == set(made) - {of_ben["vm_id"]}
 
 
-async def test_everybodys_sessions_are_listed_and_cancelled_for_a_reason() -> None:
+async def test_administrators_list_and_cancel_sessions_of_all_users() -> None:
     async with a_world({"login_end": "never"}) as world:
         await world.controller.start()
         ann = await a_user(world.controller, "ann")
@@ -78,7 +78,7 @@ async def test_everybodys_sessions_are_listed_and_cancelled_for_a_reason() -> No
             assert "oauthUrl" not in pages[0][0]
             path = f"/api/admin/sessions/{session_id}/cancel"
             assert (await client.post(path, json=WHY)).status_code == 202
-            assert await _noted(client, "session.cancel") == [(session_id, WHY["reason"])]
+            assert await _audit_entries(client, "session.cancel") == [(session_id, WHY["reason"])]
         async with ann.by_cookie() as client:
             path = f"/api/auth/session/{session_id}"
             session = (await client.get(path)).json()
@@ -96,7 +96,7 @@ async def test_everybodys_sessions_are_listed_and_cancelled_for_a_reason() -> No
             assert (again.status_code, again.json()["code"]) == (409, "session-ended")
 
 
-async def test_a_lost_password_is_replaced_by_the_machines_own_administrator_alone(
+async def test_only_the_local_administrator_resets_passwords(
     world: World,
 ) -> None:
     await world.controller.start()
@@ -105,7 +105,7 @@ async def test_a_lost_password_is_replaced_by_the_machines_own_administrator_alo
     async with world.controller.client() as client, ann.by_cookie() as anns:
         made = (await client.post(path)).json()
         assert (await anns.get("/api/account")).status_code == 401, "her sign-ins have ended"
-        assert await _noted(client, "person.password") == [(ann.user_id, "")]
+        assert await _audit_entries(client, "person.password") == [(ann.user_id, "")]
         nobody = await client.post("/api/admin/people/nobody/password")
         assert (nobody.status_code, nobody.json()["code"]) == (404, "no-such-person")
         role = {"role": "administrator"}
@@ -120,7 +120,7 @@ async def test_a_lost_password_is_replaced_by_the_machines_own_administrator_alo
         assert (refused.status_code, refused.json()["code"]) == (403, "not-allowed")
 
 
-async def test_a_draining_host_keeps_its_machines_and_takes_no_more(world: World) -> None:
+async def test_draining_host_keeps_its_machines_and_refuses_new_ones(world: World) -> None:
     await world.controller.start()
     ann = await a_user(world.controller, "ann")
     vm_id = await _machine(world, ann)
@@ -140,4 +140,4 @@ async def test_a_draining_host_keeps_its_machines_and_takes_no_more(world: World
         assert (nowhere.status_code, nowhere.json()["code"]) == (404, "no-such-host")
         assert (await client.post("/api/admin/hosts/local/activate", json=WHY)).status_code == 200
         assert (await anns.post("/api/vm/create", json={"vmType": "cli"})).status_code == 202
-        assert await _noted(client, "host.drain") == [("local", WHY["reason"])]
+        assert await _audit_entries(client, "host.drain") == [("local", WHY["reason"])]

@@ -50,7 +50,7 @@ _OPEN = {
 }
 
 
-async def test_everything_but_the_greeting_and_the_doors_needs_a_token(
+async def test_all_but_public_routes_need_a_token(
     client: httpx.AsyncClient,
 ) -> None:
     description = (await client.get("/openapi.json")).json()
@@ -71,7 +71,7 @@ async def test_everything_but_the_greeting_and_the_doors_needs_a_token(
     assert (await client.get("/health", headers={"authorization": "-"})).json()["status"] == "ok"
 
 
-async def test_what_cannot_be_meant_is_a_problem(client: httpx.AsyncClient) -> None:
+async def test_invalid_requests_get_problem_responses(client: httpx.AsyncClient) -> None:
     asked = [
         ("POST", "/api/auth/start", {"provider": "nope"}, (422, "unknown-provider")),
         ("POST", "/api/auth/start", {"provider": 7}, (422, "bad-request")),
@@ -98,7 +98,7 @@ async def test_what_cannot_be_meant_is_a_problem(client: httpx.AsyncClient) -> N
     assert (await client.get("/api/vm/active-cli")).json()["detail"] == "No active CLI VM"
 
 
-async def test_a_request_that_is_too_large_is_refused(client: httpx.AsyncClient) -> None:
+async def test_oversized_request_is_refused(client: httpx.AsyncClient) -> None:
     async def endless() -> AsyncIterator[bytes]:
         for _ in range(200):
             yield b"x" * 1024
@@ -109,12 +109,12 @@ async def test_a_request_that_is_too_large_is_refused(client: httpx.AsyncClient)
 
 
 @pytest.mark.parametrize("host", ["evil.test", "evil.test:80", "localhost.evil.test", "127.0.0.2"])
-async def test_another_name_is_not_answered(client: httpx.AsyncClient, host: str) -> None:
+async def test_foreign_host_header_is_refused(client: httpx.AsyncClient, host: str) -> None:
     answer = await client.get("/health", headers={"host": host})
     assert _problem(answer) == (403, "not-allowed")
 
 
-async def test_answers_carry_what_browsers_must_heed(client: httpx.AsyncClient) -> None:
+async def test_responses_carry_security_headers(client: httpx.AsyncClient) -> None:
     for path in ("/", "/api/nowhere", "/api/vm/list"):
         headers = (await client.get(path)).headers
         assert headers["x-content-type-options"] == "nosniff"
@@ -123,7 +123,7 @@ async def test_answers_carry_what_browsers_must_heed(client: httpx.AsyncClient) 
         assert "server" not in headers
 
 
-async def test_a_machine_is_made_listed_looked_at_and_destroyed(
+async def test_machine_is_created_listed_inspected_and_destroyed(
     world: World, client: httpx.AsyncClient
 ) -> None:
     vm_id = await _machine(world)
@@ -140,7 +140,7 @@ async def test_a_machine_is_made_listed_looked_at_and_destroyed(
     assert _problem(await client.get(f"/api/vm/{vm_id}")) == (404, "no-such-machine")
 
 
-async def test_a_machine_that_cannot_be_made_says_why() -> None:
+async def test_failed_machine_has_an_error() -> None:
     async with a_world({"becomes_ready": False}, POLYDEV_MACHINE_LIMIT_S="1") as world:
         await world.controller.start()
         view = await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})
@@ -169,7 +169,7 @@ async def _run(world: World, vm_id: str, request: ExecRequest, stdin: bytes) -> 
     raise AssertionError("the stream ended without its end")
 
 
-async def test_a_program_runs_in_a_machine(world: World, client: httpx.AsyncClient) -> None:
+async def test_program_runs_in_a_machine(world: World, client: httpx.AsyncClient) -> None:
     vm_id = await _machine(world)
     text = "Grüße ".encode() * 30_000
     out, end = await _run(world, vm_id, ExecRequest(argv=["cat"]), text)
@@ -178,9 +178,7 @@ async def test_a_program_runs_in_a_machine(world: World, client: httpx.AsyncClie
     assert end.exit_code == 1
 
 
-async def test_a_program_is_refused_before_it_starts(
-    world: World, client: httpx.AsyncClient
-) -> None:
+async def test_program_is_refused_before_it_starts(world: World, client: httpx.AsyncClient) -> None:
     url = f"ws://127.0.0.1:{world.controller.port}/api/vm/vm-none/exec"
     for token, status in (("wrong", 401), (TOKEN, 404)):
         with pytest.raises(InvalidStatus) as refused:
@@ -189,9 +187,7 @@ async def test_a_program_is_refused_before_it_starts(
         assert refused.value.response.status_code == status
 
 
-async def test_a_first_frame_that_is_none_ends_the_stream(
-    world: World, client: httpx.AsyncClient
-) -> None:
+async def test_invalid_first_frame_ends_the_stream(world: World, client: httpx.AsyncClient) -> None:
     vm_id = await _machine(world)
     url = f"ws://127.0.0.1:{world.controller.port}/api/vm/{vm_id}/exec"
     for frame in ("{}", "not json", b"\x00"):
@@ -210,7 +206,7 @@ async def test_a_first_frame_that_is_none_ends_the_stream(
         ("gemini_cli", ["delta", "end"]),
     ],
 )
-async def test_a_turn_is_answered_line_by_line(
+async def test_turn_streams_ndjson_lines(
     world: World, client: httpx.AsyncClient, provider: str, kinds: list[str]
 ) -> None:
     session = await world.controller.until(await world.controller.connect(provider))
@@ -223,7 +219,7 @@ async def test_a_turn_is_answered_line_by_line(
     assert [event["type"] for event in events] == kinds
 
 
-async def test_a_turn_without_a_login_in_the_machine_ends_with_an_error(
+async def test_turn_without_a_login_ends_with_an_error(
     world: World, client: httpx.AsyncClient
 ) -> None:
     session = await world.controller.until(await world.controller.connect("codex"))
@@ -239,7 +235,7 @@ async def test_a_turn_without_a_login_in_the_machine_ends_with_an_error(
     assert end == {"type": "end", "ok": False, "text": ""}
 
 
-async def test_events_tell_each_step_and_end_with_the_session(
+async def test_session_events_report_each_step_until_the_end(
     world: World, client: httpx.AsyncClient
 ) -> None:
     session_id = await world.controller.connect("codex")
@@ -254,7 +250,7 @@ async def test_events_tell_each_step_and_end_with_the_session(
     assert views[-1] == await world.controller.session(session_id)
 
 
-async def test_a_long_poll_answers_at_the_change_and_not_before() -> None:
+async def test_long_poll_returns_at_the_change() -> None:
     async with a_world({"login_end": "never"}) as world:
         await world.controller.start()
         session_id = await world.controller.connect("codex")

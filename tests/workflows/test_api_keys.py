@@ -65,7 +65,7 @@ async def the_credential(world: World) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("of", PROVIDERS)
-async def test_a_key_connects_without_a_browser_machine(world: World, of: str) -> None:
+async def test_api_key_connects_without_a_browser_machine(world: World, of: str) -> None:
     session_id = await hand_in(world, of)
     cli = await connected(world, session_id)
     await world.assert_clean(cli)
@@ -84,7 +84,7 @@ async def test_a_key_connects_without_a_browser_machine(world: World, of: str) -
 
 
 @pytest.mark.parametrize("of", PROVIDERS)
-async def test_from_a_login_to_a_key_and_back_one_of_them_counts(world: World, of: str) -> None:
+async def test_login_and_api_key_replace_each_other(world: World, of: str) -> None:
     about = provider(of)
     cli = await connected(world, await world.controller.connect(of))
     after_login = await contents(world, cli, of)
@@ -101,7 +101,7 @@ async def test_from_a_login_to_a_key_and_back_one_of_them_counts(world: World, o
     assert (await the_credential(world))["kind"] == "login"
 
 
-async def test_what_is_the_persons_own_stays(world: World) -> None:
+async def test_users_own_settings_survive(world: World) -> None:
     cli = await connected(world, await hand_in(world, "claude_code"))
     settings = "/root/.gemini/settings.json"
     theirs = {"ui": {"theme": "Ünique"}, "security": {"auth": {"enforced": True}}}
@@ -121,7 +121,7 @@ async def test_what_is_the_persons_own_stays(world: World) -> None:
     assert json.loads(found[settings]) == theirs
 
 
-async def test_settings_that_cannot_be_read_are_left_alone_and_the_person_is_told(
+async def test_unreadable_settings_fail_the_session_and_stay_unchanged(
     world: World,
 ) -> None:
     cli = await connected(world, await hand_in(world, "codex"))
@@ -136,7 +136,7 @@ async def test_settings_that_cannot_be_read_are_left_alone_and_the_person_is_tol
 
 
 @pytest.mark.parametrize("of", PROVIDERS)
-async def test_a_revoked_key_is_gone_from_a_stopped_machine_too(world: World, of: str) -> None:
+async def test_revoked_key_is_removed_from_a_stopped_machine(world: World, of: str) -> None:
     cli = await connected(world, await hand_in(world, of))
     await world.controller.ask("POST", f"/api/vm/{cli}/stop")
     await world.until_machine(cli, "stopped")
@@ -146,7 +146,7 @@ async def test_a_revoked_key_is_gone_from_a_stopped_machine_too(world: World, of
     assert b"apiKeyHelper" not in b"".join(left.values())
 
 
-async def test_another_key_replaces_the_first_one(world: World) -> None:
+async def test_new_key_replaces_the_old_one(world: World) -> None:
     cli = await connected(world, await hand_in(world, "codex"))
     first = await the_credential(world)
     assert await connected(world, await hand_in(world, "codex", OTHER_KEY)) == cli
@@ -160,7 +160,7 @@ async def test_another_key_replaces_the_first_one(world: World) -> None:
     assert "another API key" in (await validated(world, second))["reason"]
 
 
-async def test_the_same_key_again_is_the_same_session_and_another_is_refused(
+async def test_same_key_joins_the_session_and_another_is_refused(
     world: World,
 ) -> None:
     with world.controller.held():  # or they might have ended already
@@ -188,7 +188,7 @@ NO_KEYS = {
 }
 
 
-async def test_what_is_no_key_is_refused_before_anything_is_made(world: World) -> None:
+async def test_invalid_key_is_refused_before_anything_is_created(world: World) -> None:
     for of, text in NO_KEYS.values():
         status, problem = await refused(world, of, text)
         assert status == 422
@@ -198,9 +198,7 @@ async def test_what_is_no_key_is_refused_before_anything_is_made(world: World) -
     await world.assert_clean()
 
 
-async def test_the_key_is_in_the_machine_and_sealed_and_nowhere_else(
-    world: World, tmp_path: Path
-) -> None:
+async def test_key_is_only_in_the_machine_and_sealed(world: World, tmp_path: Path) -> None:
     await connected(world, await hand_in(world, "codex"))
     await refused(world, "claude_code", f"{KEY} {KEY}")
     await validated(world, await the_credential(world))

@@ -28,7 +28,7 @@ async def _assert_completed(world: World, session_id: str, provider: str = "code
     return str(cli)
 
 
-async def test_a_session_completes_and_leaves_only_the_cli_machine(world: World) -> None:
+async def test_completed_session_leaves_only_the_cli_machine(world: World) -> None:
     await world.controller.start()
     session_id = await world.controller.connect("codex")
     cli = await _assert_completed(world, session_id)
@@ -40,7 +40,7 @@ async def test_a_session_completes_and_leaves_only_the_cli_machine(world: World)
     assert done["cliVM"]["vmId"] == cli
 
 
-async def test_other_providers_take_the_machine_that_there_is(world: World) -> None:
+async def test_other_providers_reuse_the_cli_machine(world: World) -> None:
     await world.controller.start()
     codex = await _assert_completed(world, await world.controller.connect("codex"))
     for other in ("claude_code", "gemini_cli"):
@@ -66,7 +66,7 @@ async def test_connecting_again_replaces_the_credentials(world: World) -> None:
 
 
 @pytest.mark.parametrize("step", ["capture", "write"])
-async def test_a_machine_that_was_there_is_left_as_it_was(world: World, step: str) -> None:
+async def test_existing_machine_is_unchanged_after_failure(world: World, step: str) -> None:
     await world.controller.start()
     cli = await _assert_completed(world, await world.controller.connect("codex"))
     before = await world.credentials(cli, "codex")
@@ -77,7 +77,7 @@ async def test_a_machine_that_was_there_is_left_as_it_was(world: World, step: st
     assert await world.credentials(cli, "codex") == before
 
 
-async def test_a_person_who_cancels_leaves_nothing() -> None:
+async def test_cancelled_session_leaves_nothing() -> None:
     async with a_world({"login_end": "never"}) as world:
         await world.controller.start()
         session_id = await world.controller.connect("codex")
@@ -89,7 +89,7 @@ async def test_a_person_who_cancels_leaves_nothing() -> None:
         await world.assert_clean()
 
 
-async def test_machines_that_are_still_made_are_cancelled_at_once() -> None:
+async def test_cancel_interrupts_machine_creation() -> None:
     async with a_world({"boot_s": 45}) as world:
         await world.controller.start()
         session_id = await world.controller.connect("codex")
@@ -102,7 +102,7 @@ async def test_machines_that_are_still_made_are_cancelled_at_once() -> None:
         await world.assert_clean()
 
 
-async def test_a_cancel_survives_the_controller() -> None:
+async def test_cancel_survives_a_killed_controller() -> None:
     async with a_world({"login_end": "never"}) as world:
         await world.controller.start()
         session_id = await world.controller.connect("codex")
@@ -115,7 +115,7 @@ async def test_a_cancel_survives_the_controller() -> None:
         await world.assert_clean()
 
 
-async def test_time_runs_out_over_a_restart() -> None:
+async def test_session_expires_across_a_restart() -> None:
     async with a_world({"login_end": "never"}, POLYDEV_PERSON_LIMIT_S="8") as world:
         await world.controller.start()
         session_id = await world.controller.connect("codex")
@@ -128,7 +128,7 @@ async def test_time_runs_out_over_a_restart() -> None:
         await world.assert_clean()
 
 
-async def test_a_pasted_callback_completes_the_login_and_is_kept_nowhere() -> None:
+async def test_pasted_callback_completes_the_login_and_is_not_stored() -> None:
     async with a_world({"login_end": "never"}) as world:
         await world.controller.start()
         session_id = await world.controller.connect("codex")
@@ -141,7 +141,7 @@ async def test_a_pasted_callback_completes_the_login_and_is_kept_nowhere() -> No
         world.assert_no_trace_of(code)
 
 
-async def test_a_login_that_fails_says_why() -> None:
+async def test_failed_login_has_an_error() -> None:
     async with a_world({"login_end": "failure"}) as world:
         await world.controller.start()
         session = await world.controller.until(await world.controller.connect("codex"))
@@ -151,7 +151,7 @@ async def test_a_login_that_fails_says_why() -> None:
         await world.assert_clean()
 
 
-async def test_a_machine_that_is_never_ready_names_its_console_log() -> None:
+async def test_error_of_an_unready_machine_names_its_console_log() -> None:
     async with a_world({"becomes_ready": False}, POLYDEV_MACHINE_LIMIT_S="2") as world:
         await world.controller.start()
         session = await world.controller.until(await world.controller.connect("codex"))
@@ -160,7 +160,7 @@ async def test_a_machine_that_is_never_ready_names_its_console_log() -> None:
         await world.assert_clean()
 
 
-async def test_a_host_agent_that_is_away_for_a_while_ends_nothing(world: World) -> None:
+async def test_session_survives_a_host_agent_outage(world: World) -> None:
     await world.controller.start()
     await world.agent.kill()
     session_id = await world.controller.connect("codex")
@@ -170,7 +170,7 @@ async def test_a_host_agent_that_is_away_for_a_while_ends_nothing(world: World) 
     await _assert_completed(world, session_id)
 
 
-async def test_asking_twice_gives_the_same_session() -> None:
+async def test_second_request_returns_the_same_session() -> None:
     async with a_world({"login_end": "never"}) as world:
         await world.controller.start()
         first = await world.controller.connect("codex")
@@ -178,7 +178,7 @@ async def test_asking_twice_gives_the_same_session() -> None:
         assert await world.controller.connect("claude_code") != first
 
 
-async def test_what_a_host_kept_from_undoing_is_undone_later(world: World) -> None:
+async def test_failed_undo_is_retried_by_the_reconciler(world: World) -> None:
     await world.controller.start()
     world.controller.order(At("undo create-machines", "before"), fail=At("write", "inside"))
     session_id = await world.controller.connect("codex")
@@ -196,7 +196,7 @@ async def test_what_a_host_kept_from_undoing_is_undone_later(world: World) -> No
     await world.assert_clean()
 
 
-async def test_a_cli_machine_that_stopped_meanwhile_is_started_for_the_writing() -> None:
+async def test_stopped_cli_machine_is_started_to_write_credentials() -> None:
     async with a_world({"login_end": "never"}) as world:
         await world.controller.start()
         session_id = await world.controller.connect("codex")
@@ -209,7 +209,7 @@ async def test_a_cli_machine_that_stopped_meanwhile_is_started_for_the_writing()
 
 
 @pytest.mark.parametrize("boot_s", [0, 3])
-async def test_a_controller_that_is_ended_and_started_goes_on(boot_s: int) -> None:
+async def test_session_continues_after_a_controller_restart(boot_s: int) -> None:
     """While it waits for a person, and while machines are made."""
     async with a_world({"login_end": "never", "boot_s": boot_s}) as world:
         await world.controller.start()

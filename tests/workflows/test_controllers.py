@@ -81,13 +81,13 @@ async def _counts(world: World) -> tuple[int, int]:
     return len(machines), len(kept)
 
 
-async def _until_said(controller: ControllerProcess, words: str) -> None:
+async def _until_logged(controller: ControllerProcess, words: str) -> None:
     async with asyncio.timeout(LIMIT_S):
         while words not in controller.log.read_text():
             await asyncio.sleep(0.1)
 
 
-async def test_another_controller_goes_on_with_everything_of_a_killed_one(
+async def test_another_controller_takes_over_from_a_killed_one(
     postgresql_url: str,
 ) -> None:
     async with _several(postgresql_url, login_s=1) as (world, [first, second]):
@@ -96,14 +96,14 @@ async def test_another_controller_goes_on_with_everything_of_a_killed_one(
         await _start(second)
         assert await first.ended() == -9
         killed = time.monotonic()
-        await _until_said(second, "took over ")
+        await _until_logged(second, "took over ")
         assert time.monotonic() - killed < VALID_S + LIMIT_S / 4
         machines = await _completed(second, sessions)
         await world.assert_exact(*machines)
         assert await _counts(world) == (2 * len(sessions), len(sessions))
 
 
-async def test_of_two_survivors_one_takes_over(postgresql_url: str) -> None:
+async def test_one_of_two_survivors_takes_over(postgresql_url: str) -> None:
     async with _several(postgresql_url, 3, login_end="never") as (world, [first, *others]):
         sessions = await _begun(world, first, 6)
         await _one_waits(first, sessions)
@@ -117,7 +117,7 @@ async def test_of_two_survivors_one_takes_over(postgresql_url: str) -> None:
         assert sorted(said) == [0, 1]
 
 
-async def test_a_stopped_controller_that_goes_on_ends_at_once(postgresql_url: str) -> None:
+async def test_controller_with_an_expired_lease_exits(postgresql_url: str) -> None:
     async with _several(postgresql_url, login_end="never") as (world, [first, second]):
         sessions = await _begun(world, first, 4)
         await _one_waits(first, sessions)
@@ -137,7 +137,7 @@ async def test_a_stopped_controller_that_goes_on_ends_at_once(postgresql_url: st
         assert await _counts(world) == (2 * len(sessions), len(sessions))
 
 
-async def test_a_controller_without_its_database_ends_and_can_be_started_again(
+async def test_controller_exits_without_its_database_and_restarts(
     postgres: Cluster, postgresql_url: str
 ) -> None:
     async with a_world({"login_end": "never"}, DATABASE_URL=postgresql_url) as world:
@@ -151,12 +151,12 @@ async def test_a_controller_without_its_database_ends_and_can_be_started_again(
         finally:
             postgres.start()
         await controller.start()
-        await _until_said(controller, "took over ")
+        await _until_logged(controller, "took over ")
         await controller.ask("POST", f"/api/auth/session/{session_id}/input", PASTED)
         await world.assert_exact(*await _completed(controller, {session_id: TOKEN}))
 
 
-async def test_a_controller_that_is_ended_gives_its_workflows_up_at_once(
+async def test_stopped_controller_releases_its_workflows_at_once(
     postgresql_url: str,
 ) -> None:
     async with _several(postgresql_url, login_end="never") as (world, [first, second]):
@@ -165,14 +165,14 @@ async def test_a_controller_that_is_ended_gives_its_workflows_up_at_once(
         assert await first.end() == 0
         async with world.database() as database, database.read() as connection:
             assert len((await connection.execute(controllers.select())).all()) == 1, "at once"
-        await _until_said(second, "took over ")
+        await _until_logged(second, "took over ")
 
 
-async def test_what_began_at_one_is_watched_and_completed_at_another(postgresql_url: str) -> None:
+async def test_session_of_one_controller_completes_at_another(postgresql_url: str) -> None:
     async with _several(postgresql_url, login_end="never") as (world, [first, second]):
         await _start(second)
         async with second.client() as client, client.stream("GET", "/api/events") as events:
-            told = asyncio.create_task(_until_told(events.aiter_lines(), "waiting_for_person"))
+            told = asyncio.create_task(_until_streamed(events.aiter_lines(), "waiting_for_person"))
             session_id = await first.connect("codex")
             began = time.monotonic()
             await second.until(session_id, "waiting_for_person")
@@ -184,7 +184,7 @@ async def test_what_began_at_one_is_watched_and_completed_at_another(postgresql_
         await world.assert_exact(cli)
 
 
-async def test_what_began_at_one_is_cancelled_at_another(postgresql_url: str) -> None:
+async def test_session_of_one_controller_is_cancelled_at_another(postgresql_url: str) -> None:
     async with _several(postgresql_url, login_end="never") as (world, [first, second]):
         session_id = await first.connect("codex")
         await first.until(session_id, "waiting_for_person")
@@ -209,9 +209,7 @@ async def test_no_secret_is_in_the_database_or_its_journal(postgresql_url: str) 
 
 
 @pytest.mark.parametrize("step", ["create-machines", "write"])
-async def test_a_machine_made_by_a_dead_controller_keeps_its_token(
-    postgresql_url: str, step: str
-) -> None:
+async def test_machine_of_a_dead_controller_keeps_its_token(postgresql_url: str, step: str) -> None:
     """The key that tokens are derived from is every controller's."""
     async with _several(postgresql_url) as (world, [first, second]):
         first.order(At(step, "after"))
@@ -221,7 +219,7 @@ async def test_a_machine_made_by_a_dead_controller_keeps_its_token(
         await world.assert_exact(*await _completed(second, {session_id: TOKEN}))
 
 
-async def _until_told(lines: Any, words: str) -> None:
+async def _until_streamed(lines: Any, words: str) -> None:
     async for line in lines:
         if words in line:
             return

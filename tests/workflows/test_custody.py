@@ -57,7 +57,7 @@ async def _has_file(world: World, vm_id: str) -> bool:
         return True
 
 
-async def test_a_listing_tells_everything_but_the_secret(world: World) -> None:
+async def test_listing_has_everything_but_the_secret(world: World) -> None:
     await world.controller.start()
     credential_id, vm_id = await _connected(world)
     await _connected(world, "claude_code")
@@ -70,7 +70,7 @@ async def test_a_listing_tells_everything_but_the_secret(world: World) -> None:
         assert secret not in told
 
 
-async def test_a_login_that_stands_is_valid_and_one_that_is_gone_is_not(world: World) -> None:
+async def test_existing_login_is_valid_and_a_removed_one_is_not(world: World) -> None:
     await world.controller.start()
     credential_id, vm_id = await _connected(world)
     assert (await _post(world, credential_id, "validate"))["validity"] == "valid"
@@ -87,7 +87,7 @@ async def test_a_login_that_stands_is_valid_and_one_that_is_gone_is_not(world: W
     assert (await _post(world, credential_id, "validate"))["validity"] == "unknown"
 
 
-async def test_tokens_that_the_cli_renewed_come_back_to_the_vault(world: World) -> None:
+async def test_tokens_renewed_by_the_cli_return_to_the_vault(world: World) -> None:
     await world.controller.start()
     credential_id, vm_id = await _connected(world)
     renewed = await world.credentials(vm_id, "codex")
@@ -100,7 +100,7 @@ async def test_tokens_that_the_cli_renewed_come_back_to_the_vault(world: World) 
     world.assert_no_trace_of("a-renewed-token-that-is-made-up")
 
 
-async def test_what_a_hostile_machine_holds_does_not_reach_the_vault(world: World) -> None:
+async def test_credentials_of_a_hostile_machine_are_rejected(world: World) -> None:
     await world.controller.start()
     credential_id, vm_id = await _connected(world)
     before = await world.credentials(vm_id, "codex")
@@ -120,7 +120,7 @@ async def test_what_a_hostile_machine_holds_does_not_reach_the_vault(world: Worl
     assert (await _post(world, credential_id, "export"))["credentials"] == before
 
 
-async def test_an_export_is_for_its_owner_and_kept_nowhere(world: World) -> None:
+async def test_export_is_for_its_owner_and_not_stored(world: World) -> None:
     await world.controller.start()
     credential_id, vm_id = await _connected(world)
     async with world.controller.client() as client:
@@ -133,7 +133,7 @@ async def test_an_export_is_for_its_owner_and_kept_nowhere(world: World) -> None
 
 
 @pytest.mark.parametrize("state", ["running", "stopped", "destroyed"])
-async def test_a_revoked_credential_is_nowhere_any_more(world: World, state: str) -> None:
+async def test_revoked_credential_is_removed_everywhere(world: World, state: str) -> None:
     await world.controller.start()
     credential_id, vm_id = await _connected(world)
     if state == "destroyed":
@@ -154,7 +154,7 @@ async def test_a_revoked_credential_is_nowhere_any_more(world: World, state: str
             assert gone.status_code == 404
 
 
-async def test_a_host_that_is_away_is_rid_of_it_when_it_comes_back(world: World) -> None:
+async def test_revocation_completes_when_an_absent_host_returns(world: World) -> None:
     await world.controller.start()
     credential_id, vm_id = await _connected(world)
     await world.agent.kill()
@@ -166,7 +166,7 @@ async def test_a_host_that_is_away_is_rid_of_it_when_it_comes_back(world: World)
     assert not await _has_file(world, vm_id)
 
 
-async def test_revoking_leaves_a_login_that_goes_on_alone() -> None:
+async def test_revocation_leaves_an_active_login_unchanged() -> None:
     async with a_world({"login_end": "never"}) as world:
         await world.controller.start()
         path = "/api/auth/session/{}/input"

@@ -79,7 +79,7 @@ async def machine(tmp_path: Path) -> AsyncIterator[Delivered]:
     await database.close()
 
 
-async def test_what_was_sealed_is_delivered_and_settled(machine: Delivered) -> None:
+async def test_sealed_credential_is_delivered_and_settled(machine: Delivered) -> None:
     await machine.delivery.deliver(CREDENTIAL, CODEX, machine.vm_id)
     assert await machine.read() == b"new"
     await machine.delivery.settle(CODEX, machine.vm_id)
@@ -89,7 +89,7 @@ async def test_what_was_sealed_is_delivered_and_settled(machine: Delivered) -> N
 
 
 @pytest.mark.parametrize("before", [None, b"old"])
-async def test_what_was_there_comes_back_however_often_it_is_tried(
+async def test_undo_restores_the_previous_file_however_often_it_runs(
     machine: Delivered, before: bytes | None
 ) -> None:
     if before is not None:
@@ -103,21 +103,21 @@ async def test_what_was_there_comes_back_however_often_it_is_tried(
     assert await machine.read(f"{WHERE}.before-connect") is None
 
 
-async def test_taking_back_what_never_began_changes_nothing(machine: Delivered) -> None:
+async def test_undo_before_delivery_changes_nothing(machine: Delivered) -> None:
     await machine.write(b"old")
     await machine.delivery.take_back(CODEX, machine.vm_id)
     assert await machine.read() == b"old"
     await machine.delivery.take_back(CODEX, new_vm_id())
 
 
-async def test_a_cli_that_does_not_accept_them_is_told(machine: Delivered) -> None:
+async def test_rejection_by_the_cli_is_reported(machine: Delivered) -> None:
     doubting = replace(CODEX, status_argv=("nothing", "of", "that", "name"))
     with pytest.raises(CredentialsNotAccepted, match="Codex") as caught:
         await machine.delivery.deliver(CREDENTIAL, doubting, machine.vm_id)
     assert str(machine.vm_id) in caught.value.line()
 
 
-async def test_a_credential_that_is_gone_or_changed_is_not_delivered(machine: Delivered) -> None:
+async def test_missing_or_changed_credential_is_not_delivered(machine: Delivered) -> None:
     with pytest.raises(NotConnected):
         await machine.delivery.deliver(CredentialId("none"), CODEX, machine.vm_id)
     async with machine.delivery.database.write() as connection:

@@ -19,6 +19,7 @@ from controller_process import KEY, TOKEN
 from controller_world import FILES, World, a_world
 from doctor_world import (
     LIMIT_S,
+    all_ok,
     asked,
     command,
     connected,
@@ -26,7 +27,6 @@ from doctor_world import (
     in_database,
     machine,
     started,
-    well,
     wrong,
 )
 from postgres import Cluster
@@ -47,10 +47,10 @@ async def world() -> AsyncIterator[World]:
 # -- all is well -----------------------------------------------------------------------------------
 
 
-async def test_a_polydev_that_is_well_is_found_well(world: World) -> None:
+async def test_healthy_installation_has_no_findings(world: World) -> None:
     await connected(world)
     found = await doctor(world)
-    assert well(found), found
+    assert all_ok(found), found
     assert {it["name"] for it in found} >= {
         *("root", "tools", "kernel", "port", "controller", "database", "host agent", "driver"),
         *("images", "namespace", "bridge", "TAPs", "firewall", "sockets", "disk space"),
@@ -61,7 +61,7 @@ async def test_a_polydev_that_is_well_is_found_well(world: World) -> None:
 # -- the trouble that users meet -------------------------------------------------------------------
 
 
-async def test_a_machine_that_is_not_ready_in_time_names_itself_the_limit_and_its_console() -> None:
+async def test_error_of_an_unready_machine_names_machine_limit_and_console() -> None:
     async with a_world({"becomes_ready": False}, POLYDEV_MACHINE_LIMIT_S="1") as world:
         await world.controller.start()
         view = await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})
@@ -72,7 +72,7 @@ async def test_a_machine_that_is_not_ready_in_time_names_itself_the_limit_and_it
         assert f"logs/machines/{vm_id}/console.log" in words
 
 
-async def test_credentials_that_are_not_in_the_cli_machine_are_missed(world: World) -> None:
+async def test_missing_credentials_are_reported(world: World) -> None:
     vm_id = await connected(world)
     await asked(world, RemoveFiles(vm_id=vm_id, paths=[FILES["codex"]]))
     finding = wrong(await doctor(world), "logins")
@@ -81,7 +81,7 @@ async def test_credentials_that_are_not_in_the_cli_machine_are_missed(world: Wor
     assert "polydev connect codex" in finding["hint"]
 
 
-async def test_a_cli_that_says_that_it_is_not_logged_in_is_quoted(world: World) -> None:
+async def test_logged_out_cli_is_quoted(world: World) -> None:
     vm_id = await connected(world)
     nothing = WireFile.of(GuestFile(FILES["codex"], b""))
     await asked(world, WriteFiles(vm_id=vm_id, files=[nothing]))
@@ -91,7 +91,7 @@ async def test_a_cli_that_says_that_it_is_not_logged_in_is_quoted(world: World) 
     assert f"polydev machine exec {vm_id} codex login status" in finding["hint"]
 
 
-async def test_a_machine_that_its_host_has_lost_is_told_before_a_page_shows_it(
+async def test_machine_lost_by_its_host_is_reported(
     world: World,
 ) -> None:
     vm_id = await connected(world)
@@ -102,7 +102,7 @@ async def test_a_machine_that_its_host_has_lost_is_told_before_a_page_shows_it(
     assert "running in the database, but its host has lost it" in message
 
 
-async def test_a_browser_machine_that_is_left_over_is_named(world: World) -> None:
+async def test_leftover_browser_machine_is_reported(world: World) -> None:
     """Its session has ended, and its row says still that it runs."""
     await connected(world)
     vm_id = new_vm_id()
@@ -121,7 +121,7 @@ async def test_a_browser_machine_that_is_left_over_is_named(world: World) -> Non
     assert f"polydev machine destroy {vm_id}" in found[0]["hint"]
 
 
-async def test_a_page_that_shows_another_address_than_the_machines_is_told(world: World) -> None:
+async def test_wrong_address_in_the_database_is_reported(world: World) -> None:
     vm_id = await connected(world)
     with in_database(world) as database:
         database.execute("UPDATE vms SET ip_address = '192.168.100.99' WHERE vm_id = ?", (vm_id,))
@@ -129,7 +129,7 @@ async def test_a_page_that_shows_another_address_than_the_machines_is_told(world
     assert message.startswith(f"Pages show 192.168.100.99 for machine {vm_id}, but it has 192.")
 
 
-async def test_a_machine_without_network_is_named(world: World) -> None:
+async def test_machine_without_network_is_reported(world: World) -> None:
     vm_id = await connected(world)
     async with world.agent.host() as host:
         [tap] = (await host.inventory()).taps
@@ -139,7 +139,7 @@ async def test_a_machine_without_network_is_named(world: World) -> None:
     assert f"Machine {vm_id} runs without a network: its TAP {tap} is gone" in finding["message"]
 
 
-async def test_the_way_out_that_is_named_gives_a_machine_its_network_back(world: World) -> None:
+async def test_hint_restores_the_network_of_a_machine(world: World) -> None:
     vm_id = await connected(world)
     async with world.agent.host() as host:
         [tap] = (await host.inventory()).taps
@@ -149,10 +149,10 @@ async def test_the_way_out_that_is_named_gives_a_machine_its_network_back(world:
         process = await command(world, *words.split()[1:])
         _, err = await asyncio.wait_for(process.communicate(), LIMIT_S)
         assert process.returncode == 0, err.decode()
-    assert well(await doctor(world))
+    assert all_ok(await doctor(world))
 
 
-async def test_rules_that_were_flushed_are_told(world: World) -> None:
+async def test_flushed_firewall_rules_are_reported(world: World) -> None:
     await ip(world.agent, "netns", "exec", world.agent.netns, "nft", "flush", "ruleset", here=True)
     finding = wrong(await doctor(world), "firewall")
     assert "is gone (another program flushed the rules)" in finding["message"]
@@ -162,7 +162,7 @@ async def test_rules_that_were_flushed_are_told(world: World) -> None:
 # -- half of it is dead ----------------------------------------------------------------------------
 
 
-async def test_a_host_agent_that_died_is_told_and_its_host_looked_at_all_the_same(
+async def test_dead_host_agent_is_reported_and_its_host_checked(
     world: World,
 ) -> None:
     vm_id = await connected(world)
@@ -176,7 +176,7 @@ async def test_a_host_agent_that_died_is_told_and_its_host_looked_at_all_the_sam
     assert any(it["name"] == "database" and it["ok"] for it in found)
 
 
-async def test_a_controller_that_does_not_start_is_told_with_its_last_words(world: World) -> None:
+async def test_failed_controller_start_is_reported_with_its_log(world: World) -> None:
     await world.controller.kill()
     log = world.agent.state_dir / "logs" / "controller.log"
     log.parent.mkdir(exist_ok=True)
@@ -197,7 +197,7 @@ async def test_a_controller_that_does_not_start_is_told_with_its_last_words(worl
     assert wrong(found, "port")["message"].startswith("Nobody listens on port")
 
 
-async def test_another_program_on_the_controllers_port_is_named_and_sent_nothing(
+async def test_foreign_program_on_the_port_is_named_and_gets_no_token(
     world: World,
 ) -> None:
     await world.controller.kill()
@@ -223,7 +223,7 @@ async def test_another_program_on_the_controllers_port_is_named_and_sent_nothing
     assert heard.strip() == b"b''", "the token went to a stranger"
 
 
-async def test_a_database_that_another_program_locks_is_told(world: World) -> None:
+async def test_locked_database_is_reported(world: World) -> None:
     with in_database(world) as holding:
         holding.execute("BEGIN EXCLUSIVE")
         finding = wrong(await doctor(world), "database")
@@ -231,18 +231,18 @@ async def test_a_database_that_another_program_locks_is_told(world: World) -> No
         assert "stop that program" in finding["hint"]
 
 
-async def test_a_migration_that_is_missing_is_told(world: World) -> None:
+async def test_missing_migration_is_reported(world: World) -> None:
     with in_database(world) as database:
         database.execute("UPDATE alembic_version SET version_num = '0001'")
     found = await doctor(world)
     assert "older than this version" in wrong(found, "database")["message"]
 
 
-async def test_a_database_server_that_does_not_answer_is_told(
+async def test_unreachable_database_server_is_reported(
     postgres: Cluster, postgresql_url: str
 ) -> None:
     async with started(DATABASE_URL=postgresql_url) as world:
-        assert well(await doctor(world))
+        assert all_ok(await doctor(world))
         postgres.stop()
         try:
             found = [it for it in await doctor(world) if it["ok"] is False]
@@ -254,7 +254,7 @@ async def test_a_database_server_that_does_not_answer_is_told(
         assert "polydev_app" not in words, "nothing of the URL but its variable's name"
 
 
-async def test_a_controller_whose_lease_has_lapsed_is_named(
+async def test_controller_with_an_expired_lease_is_reported(
     postgres: Cluster, postgresql_url: str
 ) -> None:
     async with started(DATABASE_URL=postgresql_url) as world:
@@ -270,21 +270,21 @@ async def test_a_controller_whose_lease_has_lapsed_is_named(
     assert "polydev up" in finding["hint"]
 
 
-async def test_a_host_that_has_never_answered_is_named(world: World) -> None:
+async def test_host_that_never_answered_is_reported(world: World) -> None:
     with in_database(world) as database:
         database.execute(
             "INSERT INTO hosts SELECT 'attic', '/run/none.sock', state, 0, 0, 0, 0, '', '', '',"
             " NULL, created_at FROM hosts"
         )
     async with asyncio.timeout(LIMIT_S):
-        while well(found := await doctor(world)):
+        while all_ok(found := await doctor(world)):
             pass
     finding = wrong(found, "host agent")
     assert finding["host_id"] == "attic"
     assert "it never answered" in finding["message"]
 
 
-async def test_an_orphan_that_only_the_host_knows_is_told(world: World) -> None:
+async def test_orphan_on_the_host_is_reported(world: World) -> None:
     vm_id, its_own = new_vm_id(), machine(new_vm_id(), MachineKind.BROWSER)
     await asked(world, machine(vm_id, MachineKind.CLI))
     await asked(world, its_own.model_copy(update={"labels": {"purpose": "warm-waiting"}}))
@@ -292,7 +292,7 @@ async def test_an_orphan_that_only_the_host_knows_is_told(world: World) -> None:
     assert finding["message"] == f"Machine {vm_id} is on its host, but not in the database"
 
 
-async def test_who_is_not_root_is_told_what_was_not_looked_at(world: World) -> None:
+async def test_skipped_checks_are_listed_without_root(world: World) -> None:
     world.agent.state_dir.parent.chmod(0o755)
     Instance(world.agent.state_dir).claim()
     prefix = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--")
@@ -310,7 +310,7 @@ async def test_who_is_not_root_is_told_what_was_not_looked_at(world: World) -> N
     assert all(it["hint"] for it in found if it["ok"] is None)
 
 
-async def test_a_person_is_told_what_is_theirs_and_nothing_else(world: World) -> None:
+async def test_user_sees_only_their_own_findings(world: World) -> None:
     others = await connected(world)
     await asked(world, DestroyMachine(vm_id=others))
     somebody = await a_user(world.controller, "somebody")

@@ -38,7 +38,7 @@ def code_of(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, answer.json()["code"]
 
 
-async def test_files_are_taken_listed_given_moved_and_removed(world: World) -> None:
+async def test_files_are_uploaded_listed_downloaded_moved_and_removed(world: World) -> None:
     vm_id = await a_machine(world)
     files = f"/api/vm/{vm_id}/files"
     content = os.urandom(LIMIT)
@@ -76,7 +76,7 @@ async def test_files_are_taken_listed_given_moved_and_removed(world: World) -> N
         assert (await ask("GET", "?path=/root")).json()["entries"] == []
 
 
-async def test_what_is_too_large_or_cannot_be_meant_is_refused(world: World) -> None:
+async def test_oversized_and_invalid_requests_are_refused(world: World) -> None:
     vm_id = await a_machine(world)
     files = f"/api/vm/{vm_id}/files"
 
@@ -108,7 +108,7 @@ async def test_what_is_too_large_or_cannot_be_meant_is_refused(world: World) -> 
         assert [it.name for it in folder_of(world).iterdir()] == ["huge"]
 
 
-async def test_names_of_bytes_come_and_go_by_their_paths(world: World) -> None:
+async def test_arbitrary_file_names_round_trip(world: World) -> None:
     vm_id = await a_machine(world)
     files = f"/api/vm/{vm_id}/files"
     names = [b"two\nlines\x1b[31m", b"\xff\xfe", "\u202egpj.exe".encode(), b"%41&path=etc#?"]
@@ -126,7 +126,7 @@ async def test_names_of_bytes_come_and_go_by_their_paths(world: World) -> None:
     assert list(folder_of(world).iterdir()) == []
 
 
-async def test_files_are_their_person_s_alone_and_need_the_scope_and_a_running_machine(
+async def test_files_need_the_owner_the_scope_and_a_running_machine(
     world: World,
 ) -> None:
     owner = await a_user(world.controller, "owner")
@@ -154,7 +154,7 @@ async def test_files_are_their_person_s_alone_and_need_the_scope_and_a_running_m
         assert code_of(await client.get(path)) == (409, "machine-busy")
 
 
-async def test_what_a_machine_uses_is_told_within_its_limits(world: World) -> None:
+async def test_resource_usage_is_reported_within_the_limits(world: World) -> None:
     vm_id = await a_machine(world)
     async with asyncio.timeout(60), world.controller.client() as client:
         usage = (await client.get(f"/api/vm/{vm_id}/usage")).json()

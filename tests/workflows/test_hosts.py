@@ -24,7 +24,7 @@ async def _until_on(world: HostsWorld, name: str, count: int) -> None:
             await asyncio.sleep(0.1)
 
 
-async def test_a_session_completes_on_the_host_that_has_room() -> None:
+async def test_session_completes_on_the_host_with_capacity() -> None:
     async with hosts_world([{"POLYDEV_HOST_MEMORY_MIB": "100"}, LARGE]) as world:
         await world.controller.start()
         session = await world.controller.until(await world.controller.connect("codex"))
@@ -36,7 +36,7 @@ async def test_a_session_completes_on_the_host_that_has_room() -> None:
         assert [it["hostId"] for it in listed] == ["a", "b"]
 
 
-async def test_a_sessions_machines_may_be_on_two_hosts() -> None:
+async def test_machines_of_a_session_may_be_on_two_hosts() -> None:
     cli_only = {"POLYDEV_HOST_MEMORY_MIB": "1500"}
     async with hosts_world([cli_only, BROWSER_ONLY]) as world:
         await world.controller.start()
@@ -45,7 +45,7 @@ async def test_a_sessions_machines_may_be_on_two_hosts() -> None:
         await world.until_clean(session["cliVM"]["vmId"])
 
 
-async def test_a_draining_host_is_given_nothing() -> None:
+async def test_draining_host_gets_no_machines() -> None:
     async with hosts_world([LARGE, SMALL]) as world:
         await world.controller.start()
         await world.controller.ask("POST", "/api/admin/hosts/a/drain", {"reason": "repairs"})
@@ -54,7 +54,7 @@ async def test_a_draining_host_is_given_nothing() -> None:
 
 
 @pytest.mark.parametrize("step", ["create-machines", "browser-ready", "start-login"])
-async def test_a_host_that_dies_is_left_behind(step: str) -> None:
+async def test_session_moves_from_a_dead_host(step: str) -> None:
     """Its machines are made anew on another host, and cleaned up when it is back."""
     async with hosts_world([LARGE, SMALL], {"boot_s": 0.5, "login_s": 1}) as world:
         await world.controller.start()
@@ -76,7 +76,7 @@ async def test_a_host_that_dies_is_left_behind(step: str) -> None:
         await world.until_clean(cli)
 
 
-async def test_a_cli_machine_on_a_dead_host_ends_the_login_with_a_clear_word() -> None:
+async def test_login_fails_clearly_when_the_cli_machines_host_is_dead() -> None:
     async with hosts_world([LARGE, BROWSER_ONLY]) as world:
         await world.controller.start()
         session = await world.controller.until(await world.controller.connect("codex"))
@@ -91,7 +91,7 @@ async def test_a_cli_machine_on_a_dead_host_ends_the_login_with_a_clear_word() -
         await world.until_clean(cli)
 
 
-async def test_a_login_on_a_host_that_dies_ends_before_the_persons_time() -> None:
+async def test_login_on_a_dead_host_ends_before_the_user_limit() -> None:
     async with hosts_world([SMALL, {"POLYDEV_HOST_MEMORY_MIB": "0"}], {"login_end": "never"}) as it:
         await it.controller.start()
         session_id = await it.controller.connect("codex")

@@ -20,14 +20,14 @@ async def _ann(world: World) -> TestUser:
     return await a_user(world.controller, "ann")
 
 
-def _kept(world: World) -> list[tuple[str, str | None]]:
+def _stored(world: World) -> list[tuple[str, str | None]]:
     """What is kept of requests: keys and bodies."""
     file = world.controller.state_dir / "controller" / "polydev.db"
     with sqlite3.connect(f"file:{file}?mode=ro", uri=True) as database:
         return list(database.execute("SELECT key, body FROM idempotency_keys"))
 
 
-async def test_the_same_request_is_answered_the_same_and_done_once(world: World) -> None:
+async def test_repeated_request_is_done_once_with_the_same_response(world: World) -> None:
     ann = await _ann(world)
     async with ann.by_cookie() as client:
         first = await client.post(CREATE, json=CLI, headers=KEY)
@@ -41,7 +41,7 @@ async def test_the_same_request_is_answered_the_same_and_done_once(world: World)
         assert len((await client.get("/api/vm/list")).json()) == 1
 
 
-async def test_a_key_belongs_to_one_request_of_one_person(world: World) -> None:
+async def test_key_belongs_to_one_request_of_one_user(world: World) -> None:
     ann = await _ann(world)
     ben = await a_user(world.controller, "ben")
     async with ann.by_cookie() as client, ben.by_cookie() as bens:
@@ -61,7 +61,7 @@ async def test_a_key_belongs_to_one_request_of_one_person(world: World) -> None:
         assert another.json()["vm_id"] != first.json()["vm_id"]
 
 
-async def test_requests_at_the_same_moment_are_one(world: World) -> None:
+async def test_concurrent_requests_with_a_key_are_done_once(world: World) -> None:
     ann = await _ann(world)
     async with ann.by_cookie() as client:
         answers = await asyncio.gather(
@@ -77,7 +77,7 @@ async def test_requests_at_the_same_moment_are_one(world: World) -> None:
         assert len((await client.get("/api/vm/list")).json()) == 1
 
 
-async def test_what_came_to_nothing_may_be_tried_again(world: World) -> None:
+async def test_failed_request_may_be_retried(world: World) -> None:
     ann = await _ann(world)
     async with ann.by_cookie() as client:
         for _ in range(2):
@@ -86,11 +86,11 @@ async def test_what_came_to_nothing_may_be_tried_again(world: World) -> None:
             assert "idempotent-replayed" not in answer.headers
             answer = await client.post(CREATE, json={"vmType": "toaster"}, headers=KEY)
             assert answer.status_code == 422
-        assert _kept(world) == []
+        assert _stored(world) == []
         assert (await client.post(CREATE, json=CLI, headers=KEY)).status_code == 202
 
 
-async def test_a_key_is_a_text_that_a_header_can_hold(world: World) -> None:
+async def test_invalid_key_is_refused(world: World) -> None:
     ann = await _ann(world)
     async with ann.by_cookie() as client:
         for key in (b"", b"two words", b"x" * 256, b"\xff"):
@@ -99,7 +99,7 @@ async def test_a_key_is_a_text_that_a_header_can_hold(world: World) -> None:
         assert (await client.get("/api/vm/list")).json() == []
 
 
-async def test_a_controller_that_died_over_a_request_does_not_keep_its_key(world: World) -> None:
+async def test_killed_controller_does_not_hold_the_key(world: World) -> None:
     ann = await _ann(world)
     async with ann.by_cookie() as client:
         first = await client.post(CREATE, json=CLI, headers=KEY)
@@ -119,13 +119,13 @@ async def test_a_controller_that_died_over_a_request_does_not_keep_its_key(world
         assert len((await client.get("/api/vm/list")).json()) == 1
 
 
-async def test_answers_that_hold_secrets_are_not_kept(world: World) -> None:
+async def test_responses_with_secrets_are_not_stored(world: World) -> None:
     ann = await _ann(world)
     async with ann.by_cookie() as client:
         asked = {"name": "a script's", "scopes": ["read"]}
         told = [await client.post("/api/account/tokens", json=asked, headers=KEY) for _ in "12"]
         assert len({it.json()["token"] for it in told}) == 2
-        assert _kept(world) == []
+        assert _stored(world) == []
         document = (await client.get("/openapi.json")).json()
     for path, methods in document["paths"].items():
         about = methods.get("post", {})

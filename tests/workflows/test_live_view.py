@@ -86,7 +86,7 @@ async def _ended(view: RfbClient, limit_s: float = LIMIT_S) -> tuple[int, str]:
     return view.socket.close_code, view.socket.close_reason or ""
 
 
-async def test_clicks_keys_and_the_login_itself_go_through_the_view(world_over: World) -> None:
+async def test_view_carries_clicks_keys_and_the_login(world_over: World) -> None:
     world = world_over
     ann = await a_user(world.controller, "ann")
     async with ann.by_cookie() as client:
@@ -107,7 +107,7 @@ async def test_clicks_keys_and_the_login_itself_go_through_the_view(world_over: 
         assert (refused.status_code, refused.json()["code"]) == (409, "no-live-view")
 
 
-async def test_nobody_else_gets_a_ticket_or_uses_one(world: World, ann: TestUser) -> None:
+async def test_only_the_owner_gets_and_uses_a_ticket(world: World, ann: TestUser) -> None:
     ben = await a_user(world.controller, "ben")
     async with ann.by_cookie() as client, ben.by_cookie() as bens:
         session_id = await _waiting(client, world)
@@ -135,7 +135,7 @@ async def test_nobody_else_gets_a_ticket_or_uses_one(world: World, ann: TestUser
         assert (await _status_of(url, additional_headers=without))[0] == 403
 
 
-async def test_a_ticket_opens_one_view_alone(world: World, ann: TestUser) -> None:
+async def test_ticket_opens_one_view(world: World, ann: TestUser) -> None:
     async with ann.by_cookie() as client:
         session_id = await _waiting(client, world)
         own = headers_of(client)
@@ -150,7 +150,7 @@ async def test_a_ticket_opens_one_view_alone(world: World, ann: TestUser) -> Non
             assert (await _status_of(url, additional_headers=own))[0] == 403
 
 
-async def test_a_ticket_of_one_controller_opens_a_view_at_another(database_url: str) -> None:
+async def test_ticket_of_one_controller_is_valid_at_another(database_url: str) -> None:
     async with _world(DATABASE_URL=database_url) as world:
         ann = await a_user(world.controller, "ann")
         async with ann.by_cookie() as client:
@@ -169,7 +169,7 @@ async def test_a_ticket_of_one_controller_opens_a_view_at_another(database_url: 
             assert (await _status_of(used, additional_headers=headers_of(client)))[0] == 403
 
 
-async def test_the_end_of_a_session_closes_its_view(world: World, ann: TestUser) -> None:
+async def test_session_end_closes_its_view(world: World, ann: TestUser) -> None:
     async with ann.by_cookie() as client:
         session_id = await _waiting(client, world)
         async with a_view(client, session_id) as view:
@@ -193,7 +193,7 @@ async def test_signing_out_closes_the_view(world: World, ann: TestUser) -> None:
             assert "signed out" in words
 
 
-async def test_a_machine_that_is_lost_cuts_the_view(world: World, ann: TestUser) -> None:
+async def test_lost_machine_closes_the_view(world: World, ann: TestUser) -> None:
     async with ann.by_cookie() as client:
         session_id = await _waiting(client, world)
         async with a_view(client, session_id) as view:
@@ -203,7 +203,7 @@ async def test_a_machine_that_is_lost_cuts_the_view(world: World, ann: TestUser)
             assert code == CloseCode.CUT
 
 
-async def test_so_many_views_are_open_at_a_time(world: World, ann: TestUser) -> None:
+async def test_open_views_are_limited(world: World, ann: TestUser) -> None:
     async with ann.by_cookie() as client:
         session_id = await _waiting(client, world)
         held = [a_view(client, session_id) for _ in range(LIVE_VIEWS.limit)]
@@ -226,7 +226,7 @@ async def test_so_many_views_are_open_at_a_time(world: World, ann: TestUser) -> 
             await it.__aexit__(None, None, None)
 
 
-async def test_there_is_no_view_before_there_is_a_machine_and_none_of_a_cli_machine() -> None:
+async def test_view_needs_a_browser_machine() -> None:
     async with a_world({**NEVER, "becomes_ready": False}) as world:
         await world.controller.start()
         ann = await a_user(world.controller, "ann")
@@ -238,9 +238,7 @@ async def test_there_is_no_view_before_there_is_a_machine_and_none_of_a_cli_mach
             assert refused.json()["hint"]
 
 
-async def test_what_a_view_is_of_is_the_sessions_own_browser_machine(
-    world: World, ann: TestUser
-) -> None:
+async def test_view_shows_the_sessions_own_browser_machine(world: World, ann: TestUser) -> None:
     async with ann.by_cookie() as client:
         one = await _waiting(client, world)
         started = await client.post("/api/auth/start", json={"provider": "claude_code"})

@@ -64,7 +64,7 @@ async def _table(world: World, case: Case) -> SagaTable:
     return table
 
 
-async def _killed(world: World, case: Case, *at: At, fail: At | None = None) -> None:
+async def _run_with_kills(world: World, case: Case, *at: At, fail: At | None = None) -> None:
     """Kill it at points, one after another, and start it each time; then it ends as it should."""
     before = await case.prepare(world)
     world.controller.order(*at, fail=fail)
@@ -72,7 +72,7 @@ async def _killed(world: World, case: Case, *at: At, fail: At | None = None) -> 
         subject = await case.begin(world, before)
     for _ in at:
         assert await world.controller.ended() == -9, f"not killed {', '.join(map(str, at))}"
-        await world.bury()
+        await world.expire_leases()
         await world.controller.start()
     await (case.failed if fail else case.completed)(world, subject)
     await world.assert_clean()
@@ -85,7 +85,7 @@ async def test_every_workflow_is_in_the_matrix_or_has_its_own(world: World) -> N
 
 
 @each_case
-async def test_failed_anywhere_it_leaves_a_clean_world(world: World, case: Case) -> None:
+async def test_failure_at_any_step_leaves_a_clean_world(world: World, case: Case) -> None:
     table = await _table(world, case)
     for step in table.steps:
         for point in ("before", "inside"):
@@ -97,7 +97,7 @@ async def test_failed_anywhere_it_leaves_a_clean_world(world: World, case: Case)
 
 
 @each_case
-async def test_done_twice_every_step_is_done_once(world_twice: World, case: Case) -> None:
+async def test_repeated_steps_have_effect_once(world_twice: World, case: Case) -> None:
     world = world_twice
     await case.completed(world, await case.begin(world, await case.prepare(world)))
     await world.assert_clean()
@@ -110,25 +110,25 @@ async def test_done_twice_every_step_is_done_once(world_twice: World, case: Case
 
 
 @each_case
-async def test_killed_anywhere_it_completes(world: World, case: Case) -> None:
+async def test_workflow_completes_after_a_kill_at_any_step(world: World, case: Case) -> None:
     table = await _table(world, case)
     points = _points([*table.steps, *table.always, f"end {case.name}"])
     if world.is_shared:  # one life with all its deaths; SQLite has each alone
-        await _killed(world, case, *points)
+        await _run_with_kills(world, case, *points)
     else:
         for at in points:
-            await _killed(world, case, at)
+            await _run_with_kills(world, case, at)
 
 
 @each_case
-async def test_killed_while_undoing_it_is_undone(world: World, case: Case) -> None:
+async def test_undo_completes_after_a_kill(world: World, case: Case) -> None:
     table = await _table(world, case)
     if not table.undone:
         pytest.skip("none of its steps can be undone")
     points = _points([f"undo {step}" for step in reversed(table.undone)])
     fail = At(table.steps[-1], "inside")
     if world.is_shared:
-        await _killed(world, case, *points, fail=fail)
+        await _run_with_kills(world, case, *points, fail=fail)
     else:
         for at in points:
-            await _killed(world, case, at, fail=fail)
+            await _run_with_kills(world, case, at, fail=fail)

@@ -52,7 +52,7 @@ async def _everything(controller: ControllerProcess, until: str) -> list[tuple[i
     return listener.heard
 
 
-async def test_a_listener_misses_nothing_while_the_controller_is_killed(
+async def test_listener_misses_no_event_across_kills(
     world_on_either: World,
 ) -> None:
     controller = world_on_either.controller
@@ -104,7 +104,7 @@ async def test_a_listener_misses_nothing_while_the_controller_is_killed(
     assert "http" not in json.dumps(everything)
 
 
-async def test_a_listener_hears_what_happens_from_now_on(world: World) -> None:
+async def test_new_listener_gets_only_new_events(world: World) -> None:
     async with world.controller.client() as client:
         listener = Listener(client)
 
@@ -125,7 +125,7 @@ async def test_a_listener_hears_what_happens_from_now_on(world: World) -> None:
     assert data["kind"] == "cli"
 
 
-async def test_a_listener_hears_what_another_controller_does(postgresql_url: str) -> None:
+async def test_listener_gets_events_of_another_controller(postgresql_url: str) -> None:
     async with _world(DATABASE_URL=postgresql_url) as world:
         other = world.another()
         await other.start()
@@ -140,7 +140,7 @@ async def test_a_listener_hears_what_another_controller_does(postgresql_url: str
 
 
 @pytest.mark.parametrize("wanted", ["999999999", "nonsense", "-1", "9" * 32])
-async def test_who_cannot_go_on_is_told_to_look_anew(world: World, wanted: str) -> None:
+async def test_stale_listener_gets_a_reset(world: World, wanted: str) -> None:
     async with world.controller.client() as client:
         listener = Listener(client, last_id=wanted)
         async with asyncio.timeout(30), aclosing(listener.listen()) as events:
@@ -150,7 +150,7 @@ async def test_who_cannot_go_on_is_told_to_look_anew(world: World, wanted: str) 
     assert listener.last_id == "0"
 
 
-async def test_a_person_has_so_many_streams_and_no_more(world: World) -> None:
+async def test_streams_per_user_are_limited(world: World) -> None:
     async with world.controller.client() as client, asyncio.TaskGroup() as group:
         started = asyncio.Semaphore(0)
 
@@ -175,7 +175,7 @@ async def test_a_person_has_so_many_streams_and_no_more(world: World) -> None:
             task.cancel()
 
 
-async def test_a_stream_ends_with_the_token_that_opened_it(world: World) -> None:
+async def test_stream_ends_when_its_token_is_revoked(world: World) -> None:
     async with world.controller.client() as client:
         made = await client.post("/api/account/tokens", json={"name": "t", "scopes": ["read"]})
         assert made.status_code == 201, made.text
@@ -206,7 +206,7 @@ async def _metrics(client: httpx.AsyncClient) -> dict[str, dict[tuple[str, ...],
     return found
 
 
-async def test_metrics_tell_what_there_is_and_what_was_done(world: World) -> None:
+async def test_metrics_report_state_and_activity(world: World) -> None:
     session_id = await world.controller.connect("codex")
     assert (await world.controller.until(session_id, "completed"))["status"] == "completed"
     async with world.controller.client() as client:
@@ -227,7 +227,7 @@ async def test_metrics_tell_what_there_is_and_what_was_done(world: World) -> Non
     assert "polydev_build_info" in found
 
 
-async def test_nobody_but_prometheus_and_administrators_reads_metrics(world: World) -> None:
+async def test_only_prometheus_and_administrators_read_metrics(world: World) -> None:
     async with world.controller.client() as client:
         assert (await client.get("/metrics")).status_code == 200
         for authorization in ("", "Bearer x", f"Basic {METRICS_TOKEN}", f"Bearer {METRICS_TOKEN}x"):
@@ -241,7 +241,7 @@ async def test_nobody_but_prometheus_and_administrators_reads_metrics(world: Wor
             assert (await client.get(path, headers=prometheus)).status_code == 401
 
 
-async def test_a_thousand_ids_make_no_more_series(world: World) -> None:
+async def test_ids_do_not_multiply_metric_series(world: World) -> None:
     async with world.controller.client() as client:
 
         async def ask(number: int) -> None:
@@ -263,7 +263,7 @@ async def test_a_thousand_ids_make_no_more_series(world: World) -> None:
     assert {"/api/vm/{vmId}", "none"} <= routes
 
 
-async def test_the_audit_log_tells_who_did_what(world: World) -> None:
+async def test_audit_log_records_actors_and_actions(world: World) -> None:
     async with world.controller.client() as client:
         machine = (await client.post("/api/vm/create", json={"vmType": "cli"})).json()
         await client.post("/api/vm/destroy", json={"vmId": machine["vm_id"]})
@@ -283,7 +283,7 @@ async def test_the_audit_log_tells_who_did_what(world: World) -> None:
             assert (await client.get("/api/admin/audit", params=bad)).status_code == 422, bad
 
 
-async def test_log_lines_say_what_they_are_about(world: World) -> None:
+async def test_log_lines_carry_their_context(world: World) -> None:
     async with world.controller.client() as client:
         asked = {"x-request-id": "from-a-test-0001"}
         started = await client.post("/api/auth/start", json={"provider": "codex"}, headers=asked)
@@ -304,7 +304,7 @@ async def test_log_lines_say_what_they_are_about(world: World) -> None:
     assert TOKEN not in str(lines)
 
 
-async def test_a_sessions_trace_has_its_id_and_every_step() -> None:
+async def test_trace_of_a_session_has_its_id_and_every_step() -> None:
     with a_collector() as collector:
         async with _world(POLYDEV_OTLP_ENDPOINT=collector.url) as world:
             session_id = await world.controller.connect("codex")

@@ -49,12 +49,12 @@ async def _until_gone(world: World, *vm_ids: str) -> None:
             await asyncio.sleep(0.2)
 
 
-async def _told(world: World, action: str) -> list[dict[str, Any]]:
+async def _audit_entries_of(world: World, action: str) -> list[dict[str, Any]]:
     found = await world.controller.ask("GET", "/api/admin/audit")
     return [it for it in found if (it["via"], it["action"]) == ("reconciler", action)]
 
 
-async def _made_by_hand(world: World, **labels: str) -> VmId:
+async def _create_on_host(world: World, **labels: str) -> VmId:
     vm_id = new_vm_id()
     operation = CreateMachine(vm_id=vm_id, machine_kind=MachineKind.CLI, labels=labels, **_SIZE)
     async with world.agent.host() as host:
@@ -62,18 +62,18 @@ async def _made_by_hand(world: World, **labels: str) -> VmId:
     return vm_id
 
 
-async def test_a_machine_without_a_row_goes_if_its_label_says_that_it_is_ours(
+async def test_machine_without_a_row_is_destroyed_if_its_label_is_ours(
     world: World,
 ) -> None:
     await _begun(world)
     await world.controller.end()  # or its reconciler might find one that is still being made
-    ours = await _made_by_hand(world, installation=_installation(world))
-    strangers = await _made_by_hand(world, installation="another one")
-    unlabelled = await _made_by_hand(world)
+    ours = await _create_on_host(world, installation=_installation(world))
+    strangers = await _create_on_host(world, installation="another one")
+    unlabelled = await _create_on_host(world)
     await _begun(world)
     await _until_gone(world, ours)
     assert set(await world.states()) == {strangers, unlabelled}
-    [entry] = await _told(world, "machine.destroy")
+    [entry] = await _audit_entries_of(world, "machine.destroy")
     assert entry["subject"] == ours
     assert "label" in entry["reason"]
     doctor = await world.controller.ask("GET", "/api/doctor")
@@ -81,19 +81,19 @@ async def test_a_machine_without_a_row_goes_if_its_label_says_that_it_is_ours(
     assert orphans == {strangers, unlabelled}
 
 
-async def test_a_machine_whose_row_is_destroyed_goes(world: World) -> None:
+async def test_machine_with_a_destroyed_row_is_destroyed(world: World) -> None:
     await _begun(world)
     made = await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})
     await world.until_machine(made["vm_id"], "running")
     _change(world, "UPDATE vms SET status = 'destroyed'")
     await _again(world)
     await _until_gone(world, made["vm_id"])
-    [entry] = await _told(world, "machine.destroy")
+    [entry] = await _audit_entries_of(world, "machine.destroy")
     assert "its row is destroyed" in entry["reason"]
     await world.assert_clean()
 
 
-async def test_a_tap_of_no_machine_goes_and_those_of_machines_stay(world: World) -> None:
+async def test_orphan_tap_is_removed_and_others_stay(world: World) -> None:
     await _begun(world)
     made = await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})
     await world.until_machine(made["vm_id"], "running")
@@ -105,12 +105,12 @@ async def test_a_tap_of_no_machine_goes_and_those_of_machines_stay(world: World)
             await asyncio.sleep(0.2)
     await world.assert_clean(made["vm_id"])
     async with asyncio.timeout(LIMIT_S):
-        while not (told := await _told(world, "host.sweep")):
+        while not (told := await _audit_entries_of(world, "host.sweep")):
             await asyncio.sleep(0.2)
     assert "TAPs pd240" in told[0]["reason"]
 
 
-async def test_a_folder_of_no_machine_goes_but_not_one_whose_record_cannot_be_read(
+async def test_orphan_folder_is_removed_unless_its_record_is_unreadable(
     world: World,
 ) -> None:
     await _begun(world)
@@ -126,7 +126,7 @@ async def test_a_folder_of_no_machine_goes_but_not_one_whose_record_cannot_be_re
     assert broken.exists()
 
 
-async def test_a_sweep_leaves_machines_that_are_being_made_alone(world: World) -> None:
+async def test_cleanup_keeps_machines_that_are_being_created(world: World) -> None:
     await _begun(world)
 
     async def sweep() -> None:
@@ -149,7 +149,7 @@ async def test_a_sweep_leaves_machines_that_are_being_made_alone(world: World) -
     await world.assert_clean(*made[4:])
 
 
-async def test_a_browser_machine_older_than_its_session_goes(world: World) -> None:
+async def test_browser_machine_of_an_ended_session_is_destroyed(world: World) -> None:
     await _begun(world)
     session_id = await world.controller.connect("codex")
     cli = (await world.controller.until(session_id))["cliVM"]["vmId"]
@@ -158,13 +158,13 @@ async def test_a_browser_machine_older_than_its_session_goes(world: World) -> No
     _change(world, f"UPDATE vms SET session_id = '{session_id}' WHERE vm_id = '{made['vm_id']}'")
     await _again(world)
     await _until_gone(world, made["vm_id"])
-    [entry] = await _told(world, "machine.destroy")
+    [entry] = await _audit_entries_of(world, "machine.destroy")
     assert "the login that created it is completed" in entry["reason"]
     await world.until_machine(made["vm_id"], "destroyed")
     await world.assert_clean(cli)
 
 
-async def test_rows_that_disagree_with_the_host_are_put_right(world: World) -> None:
+async def test_rows_that_differ_from_the_host_are_corrected(world: World) -> None:
     """What is taken of the host is told by rows: a stopped machine that runs is counted again."""
     await _begun(world)
     made = await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})

@@ -15,7 +15,7 @@ from api_users import a_user
 from controller_world import World
 
 
-class Typed:
+class PolydevCommand:
     """Runs `polydev` as somebody would, with their own token or the administrator's."""
 
     def __init__(self, world: World) -> None:
@@ -45,10 +45,10 @@ class Typed:
 
 
 @pytest.fixture
-async def polydev(world: World) -> Typed:
+async def polydev(world: World) -> PolydevCommand:
     await world.controller.start()
     await world.controller.ask("GET", "/health")
-    return Typed(world)
+    return PolydevCommand(world)
 
 
 async def _connected(world: World) -> str:
@@ -57,7 +57,9 @@ async def _connected(world: World) -> str:
     return str(session["cliVM"]["vmId"])
 
 
-async def test_people_are_invited_shut_out_let_in_and_removed(world: World, polydev: Typed) -> None:
+async def test_users_are_invited_disabled_enabled_and_deleted(
+    world: World, polydev: PolydevCommand
+) -> None:
     invited = await polydev.json("user", "invite", "zoe@example.org", "--days", "1")
     assert (invited["email"], invited["role"]) == ("zoe@example.org", "person")
     out, _ = await polydev("user", "invite")
@@ -77,7 +79,7 @@ async def test_people_are_invited_shut_out_let_in_and_removed(world: World, poly
     assert "polydev user list" in err
 
 
-async def test_a_token_makes_the_command_act_as_its_person(world: World, polydev: Typed) -> None:
+async def test_commands_act_as_the_user_of_the_token(world: World, polydev: PolydevCommand) -> None:
     ann = await a_user(world.controller, "ann")
     _, text = await ann.token("read", "account")
     own = {"POLYDEV_TOKEN": text}
@@ -92,8 +94,8 @@ async def test_a_token_makes_the_command_act_as_its_person(world: World, polydev
     assert err.startswith("polydev: ")
 
 
-async def test_credentials_are_listed_tried_taken_out_and_revoked(
-    world: World, polydev: Typed, tmp_path: Path
+async def test_credentials_are_listed_validated_exported_and_revoked(
+    world: World, polydev: PolydevCommand, tmp_path: Path
 ) -> None:
     vm_id = await _connected(world)
     out, _ = await polydev("credential", "list")
@@ -115,7 +117,7 @@ async def test_credentials_are_listed_tried_taken_out_and_revoked(
     assert "polydev credential list" in err
 
 
-async def test_keys_are_listed_changed_and_forgotten(world: World, polydev: Typed) -> None:
+async def test_keys_are_listed_rotated_and_removed(world: World, polydev: PolydevCommand) -> None:
     await _connected(world)
     (old,) = await polydev.json("key", "list")
     assert await world.controller.end() == 0
@@ -138,7 +140,9 @@ async def test_keys_are_listed_changed_and_forgotten(world: World, polydev: Type
     assert new["credentials"] == 1
 
 
-async def test_the_audit_log_is_shown_searched_and_followed(world: World, polydev: Typed) -> None:
+async def test_audit_log_is_listed_filtered_and_followed(
+    world: World, polydev: PolydevCommand
+) -> None:
     made = await polydev.json("token", "create", "nightly", "-s", "read")
     vm_id = (await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"}))["vm_id"]
     entries = await polydev.json("audit")
@@ -171,7 +175,9 @@ async def test_the_audit_log_is_shown_searched_and_followed(world: World, polyde
         await following.wait()
 
 
-async def test_hosts_are_listed_drained_and_activated(world: World, polydev: Typed) -> None:
+async def test_hosts_are_listed_drained_and_activated(
+    world: World, polydev: PolydevCommand
+) -> None:
     vm_id = await _connected(world)
     why = ("--reason", "new disks")
     [host] = await polydev.json("host", "list")

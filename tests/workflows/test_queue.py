@@ -17,13 +17,13 @@ ROOM_FOR_ONE = {"POLYDEV_HOST_MEMORY_MIB": "3200"}
 NEVER = {"login_end": "never"}
 
 
-class Somebody:
+class ApiUser:
     """A person at the API."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
 
-    def turn_to(self, controller: ControllerProcess) -> None:
+    def use_controller(self, controller: ControllerProcess) -> None:
         """Ask another controller from now on."""
         self._client.base_url = f"http://127.0.0.1:{controller.port}"
 
@@ -48,14 +48,14 @@ class Somebody:
         await self.ask("POST", f"/api/auth/session/{session_id}/cancel")
 
 
-async def users(world: HostsWorld, count: int) -> Sequence[Somebody]:
+async def users(world: HostsWorld, count: int) -> Sequence[ApiUser]:
     """So many people of a world whose controller runs."""
     made = [await a_user(world.controller, f"person-{number}") for number in range(count)]
     scopes = ("read", "connect", "machines")
-    return [Somebody(await it.by_token(*scopes)) for it in made]
+    return [ApiUser(await it.by_token(*scopes)) for it in made]
 
 
-async def test_who_waits_is_queued_and_goes_on_when_there_is_room() -> None:
+async def test_session_is_queued_until_there_is_capacity() -> None:
     async with hosts_world([ROOM_FOR_ONE], NEVER) as world:
         await world.controller.start()
         ann, bob = await users(world, 2)
@@ -75,7 +75,7 @@ async def test_who_waits_is_queued_and_goes_on_when_there_is_room() -> None:
         await world.until_clean()
 
 
-async def test_who_waits_may_cancel_and_leaves_nothing() -> None:
+async def test_queued_session_is_cancelled_and_leaves_nothing() -> None:
     async with hosts_world([ROOM_FOR_ONE], NEVER) as world:
         await world.controller.start()
         ann, bob = await users(world, 2)
@@ -92,7 +92,7 @@ async def test_who_waits_may_cancel_and_leaves_nothing() -> None:
         await world.until_clean()
 
 
-async def test_who_waits_too_long_is_told_so() -> None:
+async def test_queued_session_expires() -> None:
     limit = {"POLYDEV_QUEUE_LIMIT_S": "10"}  # also for who gets in at once
     async with hosts_world([ROOM_FOR_ONE], NEVER, **limit) as world:
         await world.controller.start()
@@ -104,7 +104,7 @@ async def test_who_waits_too_long_is_told_so() -> None:
         assert "within 10 s" in ended["error"]["message"]
 
 
-async def test_what_never_fits_is_refused_at_once() -> None:
+async def test_session_larger_than_every_host_is_refused() -> None:
     async with hosts_world([{"POLYDEV_HOST_MEMORY_MIB": "1500"}]) as world:
         await world.controller.start()
         ended = await world.controller.until(await world.controller.connect("codex"))
@@ -114,7 +114,7 @@ async def test_what_never_fits_is_refused_at_once() -> None:
 
 
 @pytest.mark.parametrize("point", ["before", "inside", "after"])
-async def test_the_queue_survives_the_controller(point: str) -> None:
+async def test_queue_survives_a_killed_controller(point: str) -> None:
     async with hosts_world([ROOM_FOR_ONE], NEVER) as world:
         await world.controller.start()
         ann, bob = await users(world, 2)
@@ -136,13 +136,13 @@ async def test_the_queue_survives_the_controller(point: str) -> None:
         await world.until_clean()
 
 
-async def test_many_sessions_on_a_small_host_all_complete_and_never_exceed_it() -> None:
+async def test_sessions_on_a_small_host_complete_within_its_capacity() -> None:
     room_for_three = {"POLYDEV_HOST_MEMORY_MIB": "9300"}
     async with hosts_world([room_for_three], {"login_s": 0.2}) as world:
         await world.controller.start()
         everybody = await users(world, 8)
 
-        async def log_in(somebody: Somebody) -> str:
+        async def log_in(somebody: ApiUser) -> str:
             view = await somebody.until(await somebody.connect())
             assert view["status"] == "completed", view["error"]
             answer = await somebody.ask("POST", "/api/vm/destroy", {"vmId": view["cliVM"]["vmId"]})
@@ -166,7 +166,7 @@ async def test_many_sessions_on_a_small_host_all_complete_and_never_exceed_it() 
         await world.until_clean()
 
 
-async def test_a_machine_that_no_host_has_room_for_is_refused_at_once() -> None:
+async def test_machine_without_capacity_is_refused() -> None:
     async with hosts_world([ROOM_FOR_ONE], NEVER) as world:
         await world.controller.start()
         await world.controller.until(await world.controller.connect("codex"), "waiting_for_person")
@@ -176,7 +176,7 @@ async def test_a_machine_that_no_host_has_room_for_is_refused_at_once() -> None:
         assert "a has 128 MiB" in answer.json()["detail"]
 
 
-async def test_two_controllers_share_one_queue_and_one_of_them_dies(postgresql_url: str) -> None:
+async def test_queue_of_two_controllers_survives_one(postgresql_url: str) -> None:
     room_for_two = {"POLYDEV_HOST_MEMORY_MIB": "6200"}
     async with hosts_world([room_for_two], {"login_s": 0.5}, DATABASE_URL=postgresql_url) as world:
         other = world.another("other")
@@ -187,9 +187,9 @@ async def test_two_controllers_share_one_queue_and_one_of_them_dies(postgresql_u
         sessions = [await it.connect() for it in everybody]
         await world.controller.kill()
         for it in everybody:
-            it.turn_to(other)
+            it.use_controller(other)
 
-        async def finish(somebody: Somebody, session_id: str) -> str:
+        async def finish(somebody: ApiUser, session_id: str) -> str:
             view = await somebody.until(session_id)
             assert view["status"] == "completed", view["error"]
             vm_id = str(view["cliVM"]["vmId"])
@@ -203,9 +203,7 @@ async def test_two_controllers_share_one_queue_and_one_of_them_dies(postgresql_u
                 await asyncio.sleep(0.3)
 
 
-async def test_only_so_many_are_underway_and_those_that_wait_for_their_person_do_not_count() -> (
-    None
-):
+async def test_active_sessions_are_limited_and_those_waiting_for_a_user_do_not_count() -> None:
     one = {"POLYDEV_SESSIONS_AT_ONCE": "1"}
     async with hosts_world([{}], {**NEVER, "boot_s": 0.3}, **one) as world:
         await world.controller.start()

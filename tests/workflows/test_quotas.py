@@ -42,7 +42,7 @@ def _refused(answers: list[httpx.Response]) -> list[str]:
     return [it["detail"] for it in refused]
 
 
-async def test_machines_at_once_do_not_exceed_the_quota(
+async def test_concurrent_machines_stay_within_the_quota(
     world: World, ann: httpx.AsyncClient
 ) -> None:
     asked = (ann.post("/api/vm/create", json={"vmType": "cli"}) for _ in range(6))
@@ -55,7 +55,7 @@ async def test_machines_at_once_do_not_exceed_the_quota(
     assert (told["used"]["machines"], told["used"]["sessions"]) == (2, 0)
 
 
-async def test_sessions_at_once_do_not_exceed_the_quota(ann: httpx.AsyncClient) -> None:
+async def test_concurrent_sessions_stay_within_the_quota(ann: httpx.AsyncClient) -> None:
     asked = (
         ann.post("/api/auth/start", json={"provider": provider})
         for provider in ("codex", "claude_code")
@@ -66,7 +66,7 @@ async def test_sessions_at_once_do_not_exceed_the_quota(ann: httpx.AsyncClient) 
     assert "1 connect sessions at once (POLYDEV_QUOTA_SESSIONS)" in words
 
 
-async def test_a_session_counts_with_the_machines_that_it_will_need(
+async def test_session_counts_its_future_machines(
     ann: httpx.AsyncClient,
 ) -> None:
     for _ in range(2):
@@ -78,7 +78,7 @@ async def test_a_session_counts_with_the_machines_that_it_will_need(
     assert "POLYDEV_QUOTA_MACHINES" in words
 
 
-async def test_memory_is_given_back_by_stopping_and_taken_by_starting(
+async def test_stop_releases_memory_and_start_takes_it(
     world: World, ann: httpx.AsyncClient
 ) -> None:
     async def until(vm_id: str, status: str) -> None:
@@ -101,7 +101,7 @@ async def test_memory_is_given_back_by_stopping_and_taken_by_starting(
     assert "MiB of memory" in words
 
 
-async def test_administrators_are_not_held_to_quotas(world: World) -> None:
+async def test_administrators_have_no_quotas(world: World) -> None:
     for _ in range(3):
         await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})
     assert len(await world.rows()) == 3

@@ -41,7 +41,7 @@ async def _until_row(world: World, vm_id: str, status: str) -> dict[str, Any]:
     return dict(view)
 
 
-async def test_a_machine_that_stopped_is_told_and_started_by_the_next_login(world: World) -> None:
+async def test_stopped_machine_is_started_by_the_next_login(world: World) -> None:
     await world.controller.start()
     cli = await _connected(world)
     async with world.agent.host() as host:
@@ -54,7 +54,7 @@ async def test_a_machine_that_stopped_is_told_and_started_by_the_next_login(worl
     await world.assert_clean(cli)
 
 
-async def test_a_machine_whose_agent_died_with_it_is_started_by_the_next_login(
+async def test_machine_lost_with_its_agent_is_started_by_the_next_login(
     world: World,
 ) -> None:
     await world.controller.start()
@@ -65,7 +65,7 @@ async def test_a_machine_whose_agent_died_with_it_is_started_by_the_next_login(
     await world.assert_clean(cli)
 
 
-async def test_a_machine_that_its_host_has_lost_is_told_and_another_is_made(
+async def test_machine_lost_by_its_host_is_replaced(
     world: World,
 ) -> None:
     await world.controller.start()
@@ -81,7 +81,7 @@ async def test_a_machine_that_its_host_has_lost_is_told_and_another_is_made(
     await world.assert_clean(new)
 
 
-async def test_a_session_whose_start_was_cut_is_started(world: World) -> None:
+async def test_session_with_an_interrupted_start_is_started(world: World) -> None:
     await world.controller.start()
     world.controller.order(At("create-machines", "before"))
     session_id = await world.controller.connect("codex")
@@ -93,7 +93,7 @@ async def test_a_session_whose_start_was_cut_is_started(world: World) -> None:
     assert session["status"] == "completed"
 
 
-async def test_a_session_whose_workflow_is_over_is_failed(world: World) -> None:
+async def test_session_without_a_workflow_is_failed(world: World) -> None:
     await world.controller.start()
     session_id = await world.controller.connect("codex")
     cli = (await world.controller.until(session_id))["cliVM"]["vmId"]
@@ -108,7 +108,7 @@ async def test_a_session_whose_workflow_is_over_is_failed(world: World) -> None:
     await world.assert_clean()
 
 
-async def test_machines_of_another_controller_are_left_alone(world: World) -> None:
+async def test_machines_of_another_installation_are_kept(world: World) -> None:
     await world.controller.start()
     cli = await _connected(world)
     await world.controller.end()
@@ -123,7 +123,7 @@ async def test_machines_of_another_controller_are_left_alone(world: World) -> No
     assert list(await world.machines()) == [cli]
 
 
-async def test_a_host_agent_killed_while_machines_are_made_is_waited_for() -> None:
+async def test_session_waits_for_a_host_agent_killed_during_creation() -> None:
     async with a_world({"boot_s": 3}) as world:
         await world.controller.start()
         session_id = await world.controller.connect("codex")

@@ -47,7 +47,7 @@ async def _until_running(client: httpx.AsyncClient, vm_id: str) -> None:
             view = (await client.get(f"/api/vm/{vm_id}?after={view['version']}&wait=20")).json()
 
 
-async def _has_everything(world: World, user: TestUser) -> str:
+async def _populate(world: World, user: TestUser) -> str:
     """Give a person a credential, machines, a login that goes on, and what requests leave."""
     client = await user.by_token("read", "connect", "machines", "account")
     async with client:
@@ -97,19 +97,19 @@ async def _rows_with(world: World, *words: str) -> dict[str, list[str]]:
     return found
 
 
-def _kept(world: World, vm_id: str) -> Path:
+def _stored(world: World, vm_id: str) -> Path:
     return world.agent.state_dir / "logs" / "machines" / vm_id
 
 
-async def test_everything_that_is_theirs_goes_and_nothing_of_others(world: World) -> None:
+async def test_deletion_removes_all_of_the_user_and_nothing_of_others(world: World) -> None:
     ann = await a_user(world.controller, "ann")
     ben = await a_user(world.controller, "ben")
-    vm_id = await _has_everything(world, ann)
-    bens = await _has_everything(world, ben)
+    vm_id = await _populate(world, ann)
+    bens = await _populate(world, ben)
     theirs = await ben.by_token("read")
     before = (await theirs.get("/api/vm/list")).json()
-    _kept(world, vm_id).mkdir(parents=True)
-    (_kept(world, vm_id) / "console.log").write_text("its last words")
+    _stored(world, vm_id).mkdir(parents=True)
+    (_stored(world, vm_id) / "console.log").write_text("its last words")
 
     refused = await _delete(ann, "not the password")
     assert (refused.status_code, refused.json()["code"]) == (403, "not-allowed")
@@ -125,7 +125,7 @@ async def test_everything_that_is_theirs_goes_and_nothing_of_others(world: World
     await _gone(world, ann.user_id)
     assert set(await _rows_with(world, ann.user_id, ann.email)) == {"audit_log"}
     assert not await _rows_with(world, ann.email)
-    assert not _kept(world, vm_id).exists()
+    assert not _stored(world, vm_id).exists()
     machines = await world.machines()
     assert vm_id not in machines
     assert bens in machines
@@ -134,9 +134,9 @@ async def test_everything_that_is_theirs_goes_and_nothing_of_others(world: World
         await it.aclose()
 
 
-async def test_what_a_host_that_is_away_holds_goes_when_it_is_back(world: World) -> None:
+async def test_deletion_completes_when_an_absent_host_returns(world: World) -> None:
     ann = await a_user(world.controller, "ann")
-    await _has_everything(world, ann)
+    await _populate(world, ann)
     await world.agent.kill()
     for _ in range(2):
         asked = await world.controller.ask("DELETE", f"/api/admin/people/{ann.user_id}")
@@ -149,15 +149,15 @@ async def test_what_a_host_that_is_away_holds_goes_when_it_is_back(world: World)
         assert (answer.status_code, answer.json()["code"]) == (404, "no-such-person")
 
 
-async def test_the_local_administrator_stays(world: World) -> None:
+async def test_local_administrator_is_not_deleted(world: World) -> None:
     async with world.controller.client() as client:
         answer = await client.delete("/api/admin/people/admin")
         assert (answer.status_code, answer.json()["code"]) == (403, "not-allowed")
 
 
-async def test_nothing_is_begun_for_somebody_who_is_being_removed(world: World) -> None:
+async def test_user_under_deletion_starts_nothing(world: World) -> None:
     ann = await a_user(world.controller, "ann")
-    await _has_everything(world, ann)
+    await _populate(world, ann)
     await world.agent.kill()
     await world.controller.ask("DELETE", f"/api/admin/people/{ann.user_id}")
     async with world.controller.client() as client:

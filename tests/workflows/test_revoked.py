@@ -11,7 +11,7 @@ from websockets.asyncio.client import connect
 from polydev.shared.host_protocol import ExecEnd, ExecRequest
 
 
-async def test_a_program_ends_with_the_token_that_started_it() -> None:
+async def test_program_ends_when_its_token_is_revoked() -> None:
     async with a_world() as world:
         await world.controller.start()
         ann = await a_user(world.controller, "ann")
@@ -34,7 +34,7 @@ async def test_a_program_ends_with_the_token_that_started_it() -> None:
         assert end.error.code == "not-signed-in"
 
 
-async def test_a_session_is_told_no_further_to_a_revoked_token() -> None:
+async def test_session_events_end_when_their_token_is_revoked() -> None:
     async with a_world({"login_end": "never"}) as world:
         await world.controller.start()
         ann = await a_user(world.controller, "ann")

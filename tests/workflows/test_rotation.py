@@ -53,7 +53,7 @@ async def _plaintexts(world: World, *texts: str) -> dict[str, bytes]:
         return {row.credential_id: await vault.open(row) for row in rows}
 
 
-async def _with_many(world: World) -> None:
+async def _with_rows(world: World) -> None:
     """Rows of this controller, and one of an earlier controller, which was bound to nobody."""
     async with world.database() as database, database.write() as connection:
         vault = await unlock(connection, SecretStr(KEY), now())
@@ -83,10 +83,10 @@ async def _legacy(vault: Vault) -> SealedCredential:
 async def _rotated(world: World) -> dict[str, Any]:
     """Ask for a rotation, and wait for its end."""
     asked = await world.controller.ask("POST", "/api/admin/keys/rotate")
-    return await _over(world, asked["rotationId"])
+    return await _finished(world, asked["rotationId"])
 
 
-async def _over(world: World, rotation_id: str) -> dict[str, Any]:
+async def _finished(world: World, rotation_id: str) -> dict[str, Any]:
     async with asyncio.timeout(60):
         while True:
             seen: dict[str, Any] = await world.controller.ask(
@@ -102,10 +102,10 @@ async def _keys(world: World) -> list[dict[str, Any]]:
     return found
 
 
-async def test_the_key_is_changed_while_sessions_go_on(world: World) -> None:
+async def test_key_is_rotated_during_sessions(world: World) -> None:
     controller = world.controller
     await _started(world, KEY)
-    await _with_many(world)
+    await _with_rows(world)
     first = await controller.until(await controller.connect("codex"))
     cli = first["cliVM"]["vmId"]
     before = await _plaintexts(world, KEY)
@@ -145,9 +145,9 @@ async def test_the_key_is_changed_while_sessions_go_on(world: World) -> None:
     world.assert_no_trace_of(NEW)
 
 
-async def test_a_key_that_seals_is_not_forgotten(world: World) -> None:
+async def test_key_in_use_is_not_removed(world: World) -> None:
     await _started(world, KEY)
-    await _with_many(world)
+    await _with_rows(world)
     assert await world.controller.end() == 0
     await _started(world, NEW, KEY)
     new, old, _ = await _keys(world)
@@ -161,11 +161,9 @@ async def test_a_key_that_seals_is_not_forgotten(world: World) -> None:
 
 
 @pytest.mark.parametrize("point", ["before", "inside", "after"])
-async def test_killed_while_it_seals_anew_every_row_opens_and_it_goes_on(
-    world: World, point: str
-) -> None:
+async def test_rotation_continues_after_a_kill(world: World, point: str) -> None:
     await _started(world, KEY)
-    await _with_many(world)
+    await _with_rows(world)
     before = await _plaintexts(world, KEY)
     assert await world.controller.end() == 0
     await _started(world, NEW, KEY)
@@ -174,13 +172,13 @@ async def test_killed_while_it_seals_anew_every_row_opens_and_it_goes_on(
     assert await world.controller.ended() == -9
     assert await _plaintexts(world, NEW, KEY) == before
     await world.controller.start()
-    assert (await _over(world, asked["rotationId"]))["left"] == 0
+    assert (await _finished(world, asked["rotationId"]))["left"] == 0
     assert await _plaintexts(world, NEW) == before
 
 
-async def test_a_row_that_does_not_open_is_left_and_counted(world: World) -> None:
+async def test_unreadable_row_is_kept_and_counted(world: World) -> None:
     await _started(world, KEY)
-    await _with_many(world)
+    await _with_rows(world)
     assert await world.controller.end() == 0
     async with world.database() as database, database.write() as connection:
         row = await credentials.find_sealed(connection, CredentialId("c-7"))
@@ -218,7 +216,7 @@ async def _first_killed(controllers: Sequence[ControllerProcess]) -> ControllerP
     return waiting[killed]
 
 
-async def test_two_controllers_change_the_key_one_after_another(postgresql_url: str) -> None:
+async def test_two_controllers_roll_through_a_key_change(postgresql_url: str) -> None:
     """They roll through the steps while logins go on, and the one that seals anew is killed."""
     async with a_world(DATABASE_URL=postgresql_url) as world:
         both = [world.controller, world.another()]
@@ -226,7 +224,7 @@ async def test_two_controllers_change_the_key_one_after_another(postgresql_url: 
         for controller in both:
             await controller.start()
             await controller.ask("GET", "/health")
-        await _with_many(world)
+        await _with_rows(world)
         for key, other in ((KEY, NEW), (NEW, KEY)):
             for controller, another in ((first, second), (second, first)):
                 session_id = await another.connect("codex")
@@ -241,7 +239,7 @@ async def test_two_controllers_change_the_key_one_after_another(postgresql_url: 
         survivor.order()
         assert await _plaintexts(world, NEW, KEY) == before
         world.controller = survivor
-        assert (await _over(world, asked["rotationId"]))["left"] == 0
+        assert (await _finished(world, asked["rotationId"]))["left"] == 0
         assert await _plaintexts(world, NEW) == before
         old = next(key["keyId"] for key in await _keys(world) if not key["seals"])
         await _all_started([survivor], NEW)

@@ -6,7 +6,7 @@ from api_users import PASSWORD, a_user
 from controller_world import World, a_world
 
 
-async def test_a_person_who_starts_too_many_sessions_is_told_when_to_come_again() -> None:
+async def test_session_starts_are_rate_limited_with_retry_after() -> None:
     async with a_world(POLYDEV_CONNECTS_PER_HOUR="6") as world:
         await world.controller.start()
         ann, ben = await a_user(world.controller, "ann"), await a_user(world.controller, "ben")
@@ -23,7 +23,7 @@ async def test_a_person_who_starts_too_many_sessions_is_told_when_to_come_again(
             await world.controller.connect("codex")  # this machine's own administrator
 
 
-async def test_nobody_hides_where_they_come_from(world: World) -> None:
+async def test_client_address_cannot_be_forged(world: World) -> None:
     await world.controller.start()
     ann = await a_user(world.controller, "ann")
     headers = {"x-forwarded-for": "203.0.113.9", "forwarded": "for=203.0.113.9"}
@@ -35,7 +35,7 @@ async def test_nobody_hides_where_they_come_from(world: World) -> None:
     assert {it["source"] for it in listed} == {"127.0.0.1"}
 
 
-async def test_a_restart_ends_no_sign_in_and_keeps_no_secret(world: World) -> None:
+async def test_restart_keeps_sign_ins_and_stores_no_secret(world: World) -> None:
     await world.controller.start()
     ann = await a_user(world.controller, "ann")
     _, token = await ann.token("read")

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
-from chatting import Talk, a_chat, connected, joined_text, kinds
+from chatting import ChatClient, a_chat, connected, joined_text, kinds
 from controller_process import TOKEN
 from controller_world import World, a_world
 from websockets.asyncio.client import ClientConnection, connect
@@ -29,7 +29,7 @@ async def a_connected(**settings: str) -> AsyncIterator[tuple[World, str]]:
         yield world, await connected(world.controller, "codex")
 
 
-async def asleep(world: World, vm_id: str) -> dict[str, Any]:
+async def hibernated(world: World, vm_id: str) -> dict[str, Any]:
     """Have a machine sleep, and wait until it does."""
     await world.controller.ask("POST", f"/api/vm/{vm_id}/hibernate")
     return await world.until_machine(vm_id, "hibernated")
@@ -61,17 +61,17 @@ async def the_end(socket: ClientConnection) -> ExecEnd:
 
 async def _by_chat(world: World, vm_id: str) -> None:
     """In two turns: the CLI goes on with the conversation that it knew before it slept."""
-    talk = await a_chat(world.controller)
-    await talk.turn("the first")
-    await asleep(world, vm_id)
-    events = await talk.turn("the second")
+    chat = await a_chat(world.controller)
+    await chat.turn("the first")
+    await hibernated(world, vm_id)
+    events = await chat.turn("the second")
     assert kinds(events) == ["user", "notice", "text", "turn_ended"], "and the session is not lost"
     [notice] = [it for it in events if it["kind"] == "notice"]
     assert (notice["code"], notice["text"]) == ("machine-wakes", "Its machine is resuming")
     assert joined_text(events) == "You said: the second"
 
 
-async def _by_single_turn(world: World, vm_id: str) -> None:
+async def _by_one_shot_turn(world: World, vm_id: str) -> None:
     asked = {"provider": "codex", "text": "hello"}
     async with world.controller.client() as client:
         answer = await client.post("/api/chat/turn", json=asked)
@@ -129,7 +129,7 @@ async def _by_login(world: World, vm_id: str) -> None:
 Use = Callable[[World, str], Coroutine[Any, Any, None]]
 USES: tuple[tuple[Use, str], ...] = (
     (_by_chat, CHAT),
-    (_by_single_turn, "a message to a CLI"),
+    (_by_one_shot_turn, "a message to a CLI"),
     (_by_terminal, "a terminal"),
     (_by_program, "a program"),
     (_by_files, "its files"),
@@ -138,21 +138,21 @@ USES: tuple[tuple[Use, str], ...] = (
 )
 
 
-async def test_whatever_reaches_into_a_machine_that_sleeps_wakes_it(
+async def test_every_use_resumes_a_hibernated_machine(
     some_database_url: str,
 ) -> None:
     async with a_connected(DATABASE_URL=some_database_url) as (world, vm_id):
         for use, why in USES:
             if use is not _by_chat:
-                await asleep(world, vm_id)
+                await hibernated(world, vm_id)
             await use(world, vm_id)
             sleep = (await world.until_machine(vm_id, "running"))["sleep"]
             assert (sleep["woke_why"], sleep["woke_how"]) == (why, "resumed"), use
             assert sleep["slept_why"] == "asked for"
             assert sleep["memory_on_disk_bytes"] is None
-        woken = await audited(world, "machine.resume")
-        assert {it["reason"] for it in woken} == {why for _, why in USES} - {"a login"}
-        await asleep(world, vm_id)
+        resumes = await audited(world, "machine.resume")
+        assert {it["reason"] for it in resumes} == {why for _, why in USES} - {"a login"}
+        await hibernated(world, vm_id)
         assert (await world.controller.ask("GET", "/api/vm/active-cli"))["vmId"] == vm_id
         await _is_revoked(world)
         sleep = (await world.until_machine(vm_id, "running"))["sleep"]
@@ -178,13 +178,13 @@ async def _refused(world: World, vm_id: str, verb: str) -> tuple[int, str]:
     return answer.status_code, answer.json()["code"]
 
 
-async def _waits_for_permission(talk: Talk) -> int:
-    number = await talk.ask("write a.txt: b")
-    await talk.until("permission", number)
+async def _waits_for_permission(chat: ChatClient) -> int:
+    number = await chat.ask("write a.txt: b")
+    await chat.until("permission", number)
     return number
 
 
-async def test_only_a_machine_that_nobody_uses_is_put_to_sleep() -> None:
+async def test_only_an_unused_machine_is_hibernated() -> None:
     async with a_world({"login_end": "never"}) as world:
         await world.controller.start()
         session_id = await world.controller.connect("codex")
@@ -195,12 +195,12 @@ async def test_only_a_machine_that_nobody_uses_is_put_to_sleep() -> None:
         await world.controller.ask("POST", path, {"callbackUrl": _callback_of(session)})
         assert (await world.controller.until(session_id))["status"] == "completed"
 
-        talk = await a_chat(world.controller)
-        number = await _waits_for_permission(talk)
+        chat = await a_chat(world.controller)
+        number = await _waits_for_permission(chat)
         assert await _refused(world, vm_id, "hibernate") == (409, "machine-busy")
-        await world.controller.ask("POST", f"{talk.path}/stop")
-        await talk.until("turn_ended", number)
-        await asleep(world, vm_id)
+        await world.controller.ask("POST", f"{chat.path}/stop")
+        await chat.until("turn_ended", number)
+        await hibernated(world, vm_id)
         assert (await world.controller.ask("POST", f"/api/vm/{vm_id}/hibernate"))["status"] == (
             "hibernated"
         )
@@ -220,11 +220,11 @@ def _callback_of(session: dict[str, Any]) -> str:
     return f"{asked['redirect_uri'][0]}?code=made-up&state={asked['state'][0]}"
 
 
-async def test_idle_machines_sleep_and_one_in_which_a_cli_answers_does_not() -> None:
+async def test_idle_machine_hibernates_unless_a_cli_is_busy() -> None:
     idle = {"POLYDEV_HIBERNATE_IDLE_S": "2", "POLYDEV_HIBERNATE_CPU": "1000"}
     async with a_connected(**idle) as (world, vm_id):
-        talk = await a_chat(world.controller)
-        number = await _waits_for_permission(talk)
+        chat = await a_chat(world.controller)
+        number = await _waits_for_permission(chat)
         made = await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})
         view = await world.until_machine(made["vm_id"], "hibernated")
         assert view["sleep"]["slept_why"] == "not used for 2 seconds"
@@ -234,8 +234,8 @@ async def test_idle_machines_sleep_and_one_in_which_a_cli_answers_does_not() -> 
         assert (entry["actor"], entry["via"]) == ("controller", "idle")
         assert entry["reason"] == "not used for 2 seconds"
 
-        await world.controller.ask("POST", f"{talk.path}/stop")
-        await talk.until("turn_ended", number)
+        await world.controller.ask("POST", f"{chat.path}/stop")
+        await chat.until("turn_ended", number)
         async with a_socket(world, vm_id, "terminal") as socket:  # a tab that somebody forgot
             await world.until_machine(vm_id, "hibernated")
             error = (await the_end(socket)).error
@@ -243,21 +243,21 @@ async def test_idle_machines_sleep_and_one_in_which_a_cli_answers_does_not() -> 
             assert error.code == "machine-asleep"
 
 
-async def test_a_machine_whose_host_is_full_says_so_and_sleeps_on() -> None:
+async def test_machine_stays_hibernated_when_its_host_is_full() -> None:
     async with a_world(POLYDEV_CLI_MEMORY_MIB="1024") as world:
         await world.agent.kill()
         world.agent.env["POLYDEV_HOST_MEMORY_MIB"] = "4096"
         await world.agent.start()
         await world.controller.start()
         vm_id = await connected(world.controller, "codex")
-        await asleep(world, vm_id)
+        await hibernated(world, vm_id)
         others = []
         for kind in ("browser", "cli", "cli"):
             made = await world.controller.ask("POST", "/api/vm/create", {"vmType": kind})
             others.append(made["vm_id"])
             await world.until_machine(made["vm_id"], "running")
         assert await _refused(world, vm_id, "resume") == (503, "no-capacity")
-        talk = await a_chat(world.controller)
+        chat = await a_chat(world.controller)
         async with world.controller.client() as client:
             answer = await client.get(f"/api/vm/{others[1]}")
             assert answer.json()["status"] == "running"
@@ -265,18 +265,18 @@ async def test_a_machine_whose_host_is_full_says_so_and_sleeps_on() -> None:
             await world.destroy(other)
         made = await world.controller.ask("POST", "/api/vm/create", {"vmType": "browser"})
         await world.until_machine(made["vm_id"], "running")
-        events = await talk.turn("hello")
+        events = await chat.turn("hello")
         assert events[-1]["reason"] == "failed"
         assert events[-1]["error"]["code"] == "no-capacity"
         assert (await world.states())[vm_id] == "hibernated"
         await world.destroy(made["vm_id"])
-        assert joined_text(await talk.turn("hello")) == "You said: hello"
+        assert joined_text(await chat.turn("hello")) == "You said: hello"
 
 
 # -- the commands ----------------------------------------------------------------------------------
 
 
-async def _typed(world: World, *words: str) -> tuple[str, str]:
+async def _run_command(world: World, *words: str) -> tuple[str, str]:
     """What a command prints, and what it says beside that."""
     environment = {
         "PATH": os.environ["PATH"],
@@ -297,17 +297,17 @@ async def _typed(world: World, *words: str) -> tuple[str, str]:
 
 
 async def _by_commands(world: World, vm_id: str) -> None:
-    out, _ = await _typed(world, "machine", "hibernate", "cli", "--json")
+    out, _ = await _run_command(world, "machine", "hibernate", "cli", "--json")
     assert json.loads(out)["status"] == "hibernated"
-    shown, _ = await _typed(world, "machine", "show", "cli")
+    shown, _ = await _run_command(world, "machine", "show", "cli")
     assert "hibernated" in shown
     assert "asked for; its memory takes" in shown
-    _, err = await _typed(world, "machine", "exec", "cli", "--", "codex", "login", "status")
+    _, err = await _run_command(world, "machine", "exec", "cli", "--", "codex", "login", "status")
     assert f"Waking {vm_id}" in err
-    await asleep(world, vm_id)
-    out, _ = await _typed(world, "machine", "resume", "cli")
+    await hibernated(world, vm_id)
+    out, _ = await _run_command(world, "machine", "resume", "cli")
     assert "It went on where it was" in out
-    assert "it resumed with its memory" in (await _typed(world, "machine", "show", "cli"))[0]
+    assert "it resumed with its memory" in (await _run_command(world, "machine", "show", "cli"))[0]
 
 
 # -- bad luck ----------------------------------------------------------------------------------
@@ -315,7 +315,7 @@ async def _by_commands(world: World, vm_id: str) -> None:
 
 async def _is_damaged(world: World, vm_id: str) -> None:
     """Memory that is damaged is not used, and that is said."""
-    await asleep(world, vm_id)
+    await hibernated(world, vm_id)
     [memory] = [it for it in world.agent.state_dir.rglob("memory*") if it.is_file()]
     content = memory.read_bytes()
     memory.write_bytes(content[: len(content) // 2])
@@ -328,7 +328,7 @@ async def _is_damaged(world: World, vm_id: str) -> None:
 
 async def _dies(world: World, vm_id: str) -> None:
     """A host agent that dies while a machine sleeps still wakes it."""
-    await asleep(world, vm_id)
+    await hibernated(world, vm_id)
     await world.agent.kill()
     await world.agent.start()
     await _by_files(world, vm_id)
@@ -351,7 +351,7 @@ async def _differs(world: World, vm_id: str) -> None:
     assert [it for it in doctor["checks"] if it["name"] == "machines" and not it["ok"]] == []
 
 
-async def test_whatever_happens_to_a_machine_that_sleeps_it_can_be_used_again() -> None:
+async def test_hibernated_machine_is_usable_after_any_failure() -> None:
     async with a_connected(POLYDEV_RECONCILE_PERIOD_S="0.5") as (world, vm_id):
         await _by_commands(world, vm_id)
         await _is_damaged(world, vm_id)

@@ -31,7 +31,7 @@ BETWEEN_KILLS_IN_SHORT = (2, 5)
 KILLS = ["controller"] * 6 + ["host agent"]
 """Each round of kills, in any order. Simulated machines end with their host agent, and the logins
 in them fail: it is killed less often."""
-PEOPLE = 60
+USERS = 60
 AT_ONCE = 40
 LIMIT_S = 1500
 SETTLED_S = 90
@@ -51,17 +51,17 @@ class User:
     async def connects(self) -> dict[str, Any]:
         """One session, from its start to its end."""
         asked = {"provider": self._dice.choice(PROVIDERS)}
-        started = await self._insist("POST", "/api/auth/start", asked)
+        started = await self._ask_until_answered("POST", "/api/auth/start", asked)
         path = f"/api/auth/session/{started['sessionId']}"
         if self._dice.random() < 0.1:
             await asyncio.sleep(self._dice.random() * 3)
-            await self._insist("POST", f"{path}/cancel")
-        view = await self._insist("GET", path)
+            await self._ask_until_answered("POST", f"{path}/cancel")
+        view = await self._ask_until_answered("GET", path)
         while view["status"] not in ENDS:
-            view = await self._insist("GET", f"{path}?after={view['version']}&wait=20")
+            view = await self._ask_until_answered("GET", f"{path}?after={view['version']}&wait=20")
         return dict(view)
 
-    async def _insist(self, method: str, path: str, body: object = None) -> Any:
+    async def _ask_until_answered(self, method: str, path: str, body: object = None) -> Any:
         """Ask until somebody answers: whoever was asked may have been killed. What has ended
         already cannot be cancelled any more."""
         async with self._world.controller.of(self._token).client() as client:
@@ -99,7 +99,7 @@ async def _kill(
         killed[victim] += 1
         if victim == "controller":
             await world.controller.kill()
-            await world.bury()
+            await world.expire_leases()
             await world.controller.start()
         else:
             await world.agent.kill()
@@ -107,7 +107,7 @@ async def _kill(
     return killed
 
 
-async def _many(
+async def _run_sessions(
     world: World,
     tokens: list[str],
     dice: random.Random,
@@ -131,7 +131,7 @@ async def _many(
 
 
 @pytest.mark.timeout(1800)
-async def test_every_session_settles_and_nothing_is_left_whatever_is_killed(
+async def test_every_session_settles_despite_kills(
     database_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kind = database_url.partition(":")[0]
@@ -150,12 +150,12 @@ async def test_every_session_settles_and_nothing_is_left_whatever_is_killed(
     ) as world:
         await world.controller.start()
         await world.controller.ask("GET", "/health")
-        tokens = list((await world.users(PEOPLE)).values())
+        tokens = list((await world.users(USERS)).values())
         views: list[dict[str, Any]] = []
         killing = asyncio.create_task(_kill(world, dice, between, views, enough))
         async with asyncio.timeout(LIMIT_S):
             at_once = AT_ONCE if is_long else count // 5
-            await _many(world, tokens, dice, range(count), views, at_once)
+            await _run_sessions(world, tokens, dice, range(count), views, at_once)
         enough.set()
         killed, ends = await killing, Counter(view["status"] for view in views)
         with capsys.disabled():

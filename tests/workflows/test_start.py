@@ -39,7 +39,7 @@ async def controller(tmp_path: Path) -> ControllerProcess:
     return it
 
 
-async def test_a_port_that_is_taken(tmp_path: Path) -> None:
+async def test_port_in_use_is_reported(tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -65,14 +65,14 @@ async def test_a_port_that_is_taken(tmp_path: Path) -> None:
         ({"POLYDEV_STATE_DIR": "/proc/nothing"}, "POLYDEV_STATE_DIR"),
     ],
 )
-async def test_a_bad_setting_is_named(tmp_path: Path, env: dict[str, str], named: str) -> None:
+async def test_invalid_setting_is_named(tmp_path: Path, env: dict[str, str], named: str) -> None:
     line = await _refused(tmp_path / "state", **env)
     assert named in line
     assert "hunter2" not in line
     assert {it.name for it in tmp_path.iterdir()} <= {"state"}, "left where it was started"
 
 
-async def test_another_encryption_key(controller: ControllerProcess) -> None:
+async def test_wrong_encryption_key_is_reported(controller: ControllerProcess) -> None:
     await controller.start()
     await controller.ask("GET", "/health")
     assert await controller.end() == 0
@@ -80,7 +80,9 @@ async def test_another_encryption_key(controller: ControllerProcess) -> None:
     assert "ENCRYPTION_KEY does not open this database" in line
 
 
-async def test_a_second_controller_in_the_same_folder(controller: ControllerProcess) -> None:
+async def test_second_controller_in_the_same_folder_is_refused(
+    controller: ControllerProcess,
+) -> None:
     await controller.start()
     try:
         await controller.ask("GET", "/health")
@@ -90,7 +92,7 @@ async def test_a_second_controller_in_the_same_folder(controller: ControllerProc
         await controller.kill()
 
 
-async def test_a_second_controller_on_the_same_database(
+async def test_second_controller_on_the_same_sqlite_database_is_refused(
     controller: ControllerProcess, tmp_path: Path
 ) -> None:
     url = f"sqlite:///{tmp_path / 'data' / 'one.db'}"
@@ -104,9 +106,7 @@ async def test_a_second_controller_on_the_same_database(
         await controller.kill()
 
 
-async def test_an_empty_database_is_made_ready(
-    controller: ControllerProcess, postgres: Cluster
-) -> None:
+async def test_empty_database_is_migrated(controller: ControllerProcess, postgres: Cluster) -> None:
     controller.env["DATABASE_URL"] = postgres.empty_database()
     await controller.start()
     try:
@@ -116,7 +116,7 @@ async def test_an_empty_database_is_made_ready(
     postgres.drop(controller.env["DATABASE_URL"])
 
 
-async def test_what_it_keeps_is_its_users_alone(controller: ControllerProcess) -> None:
+async def test_state_files_are_private(controller: ControllerProcess) -> None:
     del controller.env["POLYDEV_ADMIN_TOKEN"]
     await controller.start()
     await controller.client().get("/health")
@@ -140,7 +140,7 @@ async def test_what_it_keeps_is_its_users_alone(controller: ControllerProcess) -
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_ends_it_also_while_somebody_waits(
+async def test_signal_ends_it_during_a_long_poll(
     controller: ControllerProcess, number: signal.Signals
 ) -> None:
     await controller.start()

@@ -43,7 +43,7 @@ OPEN = {
 
 _OF_THE_MOMENT = re.compile(r'"seenAt":"[^"]*"')
 """Of the sign-in that looks: it is told to the minute, and looking is enough to change it."""
-NOBODYS = {
+UNOWNED = {
     "vmId": "vm-00000000-0000-4000-8000-000000000000",
     "sessionId": "00000000-0000-4000-8000-000000000000",
     "credential_id": "00000000-0000-5000-8000-000000000000",
@@ -152,7 +152,7 @@ async def _tenants(**settings: str) -> AsyncIterator[Tenants]:
             chat_id = await _chatting(client)
             document = (await client.get("/openapi.json")).json()
         token_id, _ = await first.token("read")
-        firsts = NOBODYS | {
+        firsts = UNOWNED | {
             "vmId": connected["cliVM"]["vmId"],
             "sessionId": going_on["sessionId"],
             "credential_id": credential["credentialId"],
@@ -216,7 +216,7 @@ def _without_ids(text: str, *ids: dict[str, str]) -> str:
     return text
 
 
-async def test_a_stranger_is_answered_401_by_everything_that_is_not_for_everybody(
+async def test_anonymous_requests_get_401_from_all_but_public_operations(
     tenants: Tenants,
 ) -> None:
     before = await tenants.estate()
@@ -234,40 +234,40 @@ async def test_a_stranger_is_answered_401_by_everything_that_is_not_for_everybod
     assert await tenants.estate() == before
 
 
-async def test_somebody_elses_things_are_as_if_they_were_not_there(tenants: Tenants) -> None:
+async def test_resources_of_another_user_are_not_found(tenants: Tenants) -> None:
     before = await tenants.estate()
     asked_with_ids = 0
     async with await tenants.second.by_token(*SCOPES) as client:
         for it in tenants.operations:
-            if it.is_open or it.scope == "admin" or not it.names & set(NOBODYS):
+            if it.is_open or it.scope == "admin" or not it.names & set(UNOWNED):
                 continue
             own = {"userId": tenants.first.user_id} if "userId" in it.names else {}
-            none = {"userId": NOBODYS["userId"]} if own else {}
+            none = {"userId": UNOWNED["userId"]} if own else {}
             for more in (ALSO, ALSO | WAITING):
                 theirs = await client.request(**it.request(tenants.firsts | WORDS, **more, **own))
-                nobodys = await client.request(**it.request(NOBODYS | WORDS, **more, **none))
+                nobodys = await client.request(**it.request(UNOWNED | WORDS, **more, **none))
                 assert theirs.status_code in (403, 404), (str(it), theirs.text)
                 assert theirs.status_code == nobodys.status_code, (str(it), theirs.text)
-                ids = (tenants.firsts, NOBODYS)
+                ids = (tenants.firsts, UNOWNED)
                 assert _without_ids(theirs.text, *ids) == _without_ids(nobodys.text, *ids), str(it)
             asked_with_ids += 1
     assert asked_with_ids >= 15
     assert await tenants.estate() == before
 
 
-async def test_what_one_may_ask_tells_nothing_of_others(tenants: Tenants) -> None:
+async def test_responses_reveal_nothing_of_other_users(tenants: Tenants) -> None:
     secrets = {tenants.first.email, tenants.first.user_id} | set(tenants.firsts.values())
-    secrets -= set(NOBODYS.values()) | {"local"}
+    secrets -= set(UNOWNED.values()) | {"local"}
     async with await tenants.second.by_token(*SCOPES) as client:
         for it in tenants.operations:
-            if it.method != "get" or it.scope == "admin" or it.names & set(NOBODYS):
+            if it.method != "get" or it.scope == "admin" or it.names & set(UNOWNED):
                 continue
-            text = await _heard(client, it) if it.is_stream else await _told(client, it)
+            text = await _heard(client, it) if it.is_stream else await _audit_entries_of(client, it)
             for secret in secrets:
                 assert secret not in text, str(it)
 
 
-async def _told(client: httpx.AsyncClient, operation: Operation) -> str:
+async def _audit_entries_of(client: httpx.AsyncClient, operation: Operation) -> str:
     answer = await client.request(**operation.request(WORDS))
     assert answer.status_code != 401, str(operation)
     return answer.text
@@ -287,7 +287,7 @@ async def _heard(client: httpx.AsyncClient, operation: Operation) -> str:
     return heard
 
 
-async def test_a_token_without_the_scope_is_refused(tenants: Tenants) -> None:
+async def test_token_without_the_scope_is_refused(tenants: Tenants) -> None:
     before = await tenants.estate()
     for lacking in SCOPES:
         wanted = [it for it in tenants.operations if it.scope == lacking]
@@ -298,16 +298,16 @@ async def test_a_token_without_the_scope_is_refused(tenants: Tenants) -> None:
                 answer = await client.request(**it.request(tenants.firsts | WORDS))
                 assert answer.status_code == 403, (str(it), answer.text)
                 assert answer.json()["code"] == "not-allowed"
-    assert _but_for_tokens(await tenants.estate()) == _but_for_tokens(before)
+    assert _without_tokens(await tenants.estate()) == _without_tokens(before)
 
 
-async def test_what_is_for_administrators_is_refused_to_others(tenants: Tenants) -> None:
+async def test_administrator_operations_are_refused_to_users(tenants: Tenants) -> None:
     before = await tenants.estate()
     wanted = [it for it in tenants.operations if it.scope == "admin"]
     assert len(wanted) >= 10
     async with await tenants.second.by_token(*SCOPES) as client, tenants.second.by_cookie() as page:
         for it in wanted:
-            for ids in (tenants.firsts, NOBODYS):
+            for ids in (tenants.firsts, UNOWNED):
                 for by in (client, page):
                     answer = await by.request(**it.request(ids | WORDS))
                     assert answer.status_code == 403, (str(it), answer.text)
@@ -315,7 +315,7 @@ async def test_what_is_for_administrators_is_refused_to_others(tenants: Tenants)
     assert await tenants.estate() == before
 
 
-async def test_streams_of_others_are_refused_before_they_begin(tenants: Tenants) -> None:
+async def test_streams_of_another_user_are_refused_before_they_begin(tenants: Tenants) -> None:
     port = tenants.world.controller.port
     found = [
         it.path
@@ -328,14 +328,14 @@ async def test_streams_of_others_are_refused_before_they_begin(tenants: Tenants)
     for path in found:
         answers = {}
         for who, token in (("stranger", None), ("second", full), ("unscoped", reader)):
-            for ids in (tenants.firsts, NOBODYS):
+            for ids in (tenants.firsts, UNOWNED):
                 url = f"ws://127.0.0.1:{port}{_filled(path, ids)}"
                 headers = {} if token is None else {"Authorization": f"Bearer {token}"}
                 with pytest.raises(InvalidStatus) as refused:
                     async with connect(url, additional_headers=headers):
                         pass
                 response = refused.value.response
-                text = _without_ids(bytes(response.body or b"").decode(), tenants.firsts, NOBODYS)
+                text = _without_ids(bytes(response.body or b"").decode(), tenants.firsts, UNOWNED)
                 answers.setdefault(who, set()).add((response.status_code, text))
         statuses = {who: {status for status, _ in told} for who, told in answers.items()}
         assert statuses == {"stranger": {401}, "second": {404}, "unscoped": {403}}, path
@@ -349,7 +349,7 @@ def _filled(path: str, ids: dict[str, str]) -> str:
     return path
 
 
-def _but_for_tokens(estate: str) -> dict[str, Any]:
+def _without_tokens(estate: str) -> dict[str, Any]:
     """The estate but for the tokens, which the test itself made, and what is noted of them."""
     seen = json.loads(estate)
     return {it: seen[it] for it in seen if "tokens" not in it and "audit" not in it}

@@ -15,7 +15,7 @@ from controller_world import LIMIT_S, World
 KEY = "standin-key-typed-0123456789abcdef"
 
 
-class AtTerminal:
+class TerminalSession:
     """A command in a terminal of its own, and the person who looks at it and types."""
 
     def __init__(self, process: asyncio.subprocess.Process, terminal: int) -> None:
@@ -71,7 +71,7 @@ def _environment(world: World) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def polydev(world: World, *words: str) -> AsyncIterator[AtTerminal]:
+async def polydev(world: World, *words: str) -> AsyncIterator[TerminalSession]:
     with _terminal() as (ours, theirs):
         process = await asyncio.create_subprocess_exec(
             *("setsid", "--ctty", sys.executable, "-P", "-m", "polydev.cli", *words),
@@ -81,7 +81,7 @@ async def polydev(world: World, *words: str) -> AsyncIterator[AtTerminal]:
             stderr=theirs,
         )
         os.close(theirs)
-        it = AtTerminal(process, ours)
+        it = TerminalSession(process, ours)
         asyncio.get_running_loop().add_reader(ours, it.look)
         try:
             yield it
@@ -99,7 +99,7 @@ async def here(world: World) -> World:
     return world
 
 
-async def test_a_key_is_asked_for_and_not_shown(here: World) -> None:
+async def test_key_prompt_does_not_echo(here: World) -> None:
     async with polydev(here, "connect", "codex", "--api-key") as it:
         await it.until("API key for codex:")
         it.type(f"{KEY}\n")
@@ -112,7 +112,7 @@ async def test_a_key_is_asked_for_and_not_shown(here: World) -> None:
     assert kept["OPENAI_API_KEY"] == KEY
 
 
-async def test_a_key_comes_from_standard_input_in_scripts(here: World) -> None:
+async def test_key_is_read_from_standard_input(here: World) -> None:
     for given, code, told in ((f"{KEY}\n", 0, b"is logged in"), ("", 1, b"No API key")):
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "polydev.cli", "connect", "codex", "--api-key-stdin"),
@@ -126,7 +126,7 @@ async def test_a_key_comes_from_standard_input_in_scripts(here: World) -> None:
         assert KEY.encode() not in out
 
 
-async def test_a_conversation_asks_stops_and_goes_on_later(here: World) -> None:
+async def test_conversation_continues_later(here: World) -> None:
     asked = {"provider": "codex", "apiKey": KEY}
     started = await here.controller.ask("POST", "/api/auth/key", asked)
     await here.controller.until(started["sessionId"])
@@ -150,7 +150,7 @@ async def test_a_conversation_asks_stops_and_goes_on_later(here: World) -> None:
         assert await it.ended() == 0
 
 
-async def test_in_a_conversation_the_person_allows_and_stops(here: World) -> None:
+async def test_user_answers_permissions_and_stops_a_turn(here: World) -> None:
     started = await here.controller.ask(
         "POST", "/api/auth/key", {"provider": "codex", "apiKey": KEY}
     )
@@ -177,7 +177,7 @@ async def test_in_a_conversation_the_person_allows_and_stops(here: World) -> Non
     assert (chat["status"], chat["turn"]) == ("idle", 2)
 
 
-async def test_a_conversation_in_which_nothing_is_said_leaves_no_chat(here: World) -> None:
+async def test_conversation_without_messages_leaves_no_chat(here: World) -> None:
     started = await here.controller.ask(
         "POST", "/api/auth/key", {"provider": "codex", "apiKey": KEY}
     )

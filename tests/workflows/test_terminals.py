@@ -55,7 +55,7 @@ async def the_end(socket: ClientConnection) -> ExecEnd:
     raise AssertionError("the terminal ended without its end")
 
 
-async def test_what_is_typed_is_run_and_shown(world: World) -> None:
+async def test_input_is_run_and_echoed(world: World) -> None:
     vm_id = await a_machine(world)
     async with a_terminal(world, vm_id) as socket:
         await socket.send("echo Grüße\r".encode())
@@ -65,7 +65,7 @@ async def test_what_is_typed_is_run_and_shown(world: World) -> None:
         assert (end.exit_code, end.error) == (0, None)
 
 
-async def test_it_has_the_size_of_the_window_from_the_start_and_after_a_change(
+async def test_terminal_follows_the_window_size(
     world: World,
 ) -> None:
     vm_id = await a_machine(world)
@@ -77,7 +77,7 @@ async def test_it_has_the_size_of_the_window_from_the_start_and_after_a_change(
         await until_shown(socket, b"\r\n40 120\r\n")
 
 
-async def test_a_terminal_outlives_its_connection_and_its_controller(world: World) -> None:
+async def test_terminal_outlives_connection_and_controller(world: World) -> None:
     vm_id = await a_machine(world)
     async with a_terminal(world, vm_id) as socket:
         await socket.send(b"echo before\r")
@@ -96,7 +96,7 @@ async def test_a_terminal_outlives_its_connection_and_its_controller(world: Worl
         assert b"before" not in await until_shown(other, b"$ ")
 
 
-async def test_frames_that_cannot_be_meant_end_it_with_words(world: World) -> None:
+async def test_invalid_frames_end_it_with_an_error(world: World) -> None:
     vm_id = await a_machine(world)
     for frame in ('{"resize": [0, 10]}', '{"resize": [10, 100000]}', "{}", "resize"):
         async with a_terminal(world, vm_id) as socket:
@@ -106,7 +106,7 @@ async def test_frames_that_cannot_be_meant_end_it_with_words(world: World) -> No
             assert end.error.code == "bad-request"
 
 
-async def test_strangers_and_other_people_have_no_terminal_nor_has_one_that_cannot_be_meant(
+async def test_terminal_needs_its_owner_and_valid_parameters(
     world: World,
 ) -> None:
     vm_id = await a_machine(world)
@@ -122,7 +122,7 @@ async def test_strangers_and_other_people_have_no_terminal_nor_has_one_that_cann
         assert refused.value.response.status_code == status
 
 
-async def test_a_page_of_another_origin_opens_none(world: World) -> None:
+async def test_foreign_origin_is_refused(world: World) -> None:
     await a_machine(world)
     user = await a_user(world.controller, "owner")
     async with user.by_cookie() as client:
@@ -147,7 +147,7 @@ async def test_a_page_of_another_origin_opens_none(world: World) -> None:
         assert refused.value.response.status_code == status
 
 
-async def test_a_machine_that_is_stopped_says_so(world: World) -> None:
+async def test_stopped_machine_is_reported(world: World) -> None:
     vm_id = await a_machine(world)
     await world.controller.ask("POST", f"/api/vm/{vm_id}/stop")
     await world.until_machine(vm_id, "stopped")
@@ -157,7 +157,7 @@ async def test_a_machine_that_is_stopped_says_so(world: World) -> None:
     assert end.error.code == "machine-busy"
 
 
-async def test_much_output_comes_whole_and_in_order(world: World) -> None:
+async def test_large_output_is_complete_and_in_order(world: World) -> None:
     vm_id = await a_machine(world)
     async with a_terminal(world, vm_id) as socket:
         await until_shown(socket, b"$ ")

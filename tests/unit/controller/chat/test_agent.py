@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from local_agents import BEGINNING, VM_ID, Heard, an_agent, local_host
+from local_agents import BEGINNING, VM_ID, RecordingTurn, an_agent, local_host
 
 from polydev.controller.chat.acp import transport
 from polydev.controller.chat.acp.agent import Agent
@@ -16,7 +16,7 @@ from polydev.shared.domain import TurnEnd
 from polydev.shared.errors import ChatFailed, GuestMisbehaved, NotConnected, PolydevError
 from polydev.shared.providers import Provider
 
-Prompted = tuple[TurnEnd, Heard]
+Prompted = tuple[TurnEnd, RecordingTurn]
 END = 'answer(message, {"stopReason": "end_turn"})'
 
 
@@ -30,9 +30,9 @@ async def running(about: Provider, limit_s: float = 20) -> AsyncIterator[Agent]:
         await agent.aclose()
 
 
-async def prompted(on_prompt: str, heard: Heard | None = None) -> Prompted:
+async def prompted(on_prompt: str, heard: RecordingTurn | None = None) -> Prompted:
     """Prompt an agent that runs this code; its result and updates."""
-    heard = heard or Heard()
+    heard = heard or RecordingTurn()
     async with asyncio.timeout(40), running(an_agent(on_prompt)) as agent:
         await agent.ready()
         session = await agent.open_session(None)
@@ -99,7 +99,7 @@ async def test_costly_messages_slow_reading_down() -> None:
             await limit.spend(1, 1)
 
 
-class _NeverAnswers(Heard):
+class _NeverAnswers(RecordingTurn):
     async def on_permission_request(self, params: dict[str, object]) -> str | None:
         await asyncio.Event().wait()
         raise AssertionError
@@ -139,9 +139,9 @@ async def test_users_choice_reaches_the_agent() -> None:
         "reply = json.loads(sys.stdin.readline())\n"
         f"text(json.dumps(reply['result']))\n{END}"
     )
-    _, heard = await prompted(question, Heard("yes"))
+    _, heard = await prompted(question, RecordingTurn("yes"))
     assert heard.text == '{"outcome": {"outcome": "selected", "optionId": "yes"}}'
-    _, heard = await prompted(question, Heard(None))
+    _, heard = await prompted(question, RecordingTurn(None))
     assert heard.text == '{"outcome": {"outcome": "cancelled"}}'
 
 
@@ -168,7 +168,7 @@ async def test_two_chats_never_share_a_session() -> None:
         session = await agent.open_session(None)
         with pytest.raises(GuestMisbehaved, match="with the same id"):
             await agent.open_session(None)
-        first, second = Heard(), Heard()
+        first, second = RecordingTurn(), RecordingTurn()
         prompting = asyncio.create_task(agent.prompt(session.session_id, ["one"], first))
         await asyncio.sleep(0)
         with pytest.raises(GuestMisbehaved, match="for two chats"):

@@ -15,17 +15,17 @@ import pytest
 import sqlalchemy as sa
 from owned_rows import (
     NO_RIGHT,
-    NOBODYS,
     OWNED,
     TABLES,
+    UNOWNED,
     Acting,
     as_claimed,
     as_user,
     copied,
-    not_bens,
     owner_of,
     readable,
     row_of,
+    rows_not_bens,
     tried,
     value_of,
     was_refused,
@@ -109,7 +109,7 @@ async def test_rows_of_others_cannot_be_changed_or_deleted(
                 given = await tried(raw, f"UPDATE {name} SET {column} = 'ann'")
                 assert not given or isinstance(given, str)
         await tried(raw, f"DELETE FROM {name}")
-        assert await not_bens(raw) == all_there_was
+        assert await rows_not_bens(raw) == all_there_was
 
 
 @pytest.mark.parametrize("name", OWNED)
@@ -136,7 +136,7 @@ async def test_rows_cannot_be_inserted_for_others(as_ben: Acting, name: str) -> 
             assert len(outcomes) == 1, outcomes
 
 
-@pytest.mark.parametrize("name", NOBODYS)
+@pytest.mark.parametrize("name", UNOWNED)
 async def test_tables_without_users_are_closed(as_ben: Acting, name: str) -> None:
     async with as_ben() as raw:
         rows = await tried(raw, f"SELECT * FROM {name}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from machine_parts import BookNetwork, Faults
+from machine_parts import Faults, InMemoryNetwork
 
 from polydev.hostagent.machines.context import HostContext
 from polydev.hostagent.machines.service import MachineService
@@ -47,7 +47,7 @@ class SimulatedHost:
         self.fingerprint: str | None = None
         self.goes_on = True
         self.wake_limit_s = 60.0
-        self.network = BookNetwork(self.faults)
+        self.network = InMemoryNetwork(self.faults)
         self.keys = self.root / "keys"
         self.settings = HostSettings(state_dir=self.root, driver="simulated")
         (self.root / "machines").mkdir()

@@ -37,7 +37,7 @@ async def test_new_disk_is_sparse_clean_and_owned_by_its_vmm(tmp_path: Path) -> 
     assert state.st_blocks * 512 <= 4 << 20
     assert (state.st_uid, state.st_gid, state.st_mode & 0o7777) == (64123, 64123, 0o600)
     assert images.names(disk, "/") == ["lost+found"]
-    assert "has_journal" in images.look(disk, "show_super_stats -h")
+    assert "has_journal" in images.inspect(disk, "show_super_stats -h")
     images.assert_clean(disk)
 
 

@@ -62,14 +62,14 @@ async def test_symlinked_parent_in_the_golden_image_is_refused(fresh: Path, tmp_
 
 async def test_existing_file_is_replaced_and_its_space_freed(fresh: Path) -> None:
     await write_offline(fresh, [GuestFile(AUTH, b"x" * 300_000)])
-    before = images.look(fresh, "show_super_stats -h")
+    before = images.inspect(fresh, "show_super_stats -h")
     for length in (0, 1, 5000, 300_000):
         await write_offline(fresh, [GuestFile(AUTH, b"y" * length)])
         assert images.content(fresh, UPPER_AUTH) == b"y" * length
     assert images.names(fresh, "/upper/root/.codex") == ["auth.json"]
     images.assert_clean(fresh)
     free = [line for line in before.splitlines() if line.startswith("Free")]
-    assert all(line in images.look(fresh, "show_super_stats -h") for line in free)
+    assert all(line in images.inspect(fresh, "show_super_stats -h") for line in free)
 
 
 async def test_if_absent_leaves_visible_files(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ async def test_symlink_in_the_path_is_not_followed(
     assert images.state(disk, f"/upper/{place}") == ("directory", 0o700, 0, 0)
     assert images.content(disk, UPPER_AUTH) == TOKEN
     assert images.names(disk, "/upper/etc") == []
-    assert 'trusted.overlay.opaque (1) = "y"' in images.look(disk, f"ea_list /upper/{place}")
+    assert 'trusted.overlay.opaque (1) = "y"' in images.inspect(disk, f"ea_list /upper/{place}")
     images.assert_clean(disk)
 
 
@@ -129,12 +129,12 @@ async def test_names_and_targets_that_look_like_commands_do_nothing(tmp_path: Pa
         (upper / "root" / ".claude").symlink_to(forged)
 
     disk = used_disk(tmp_path, fill)
-    before = len(images.look(disk, "ls -p /upper/root/.codex"))
+    before = len(images.inspect(disk, "ls -p /upper/root/.codex"))
     files = [GuestFile(AUTH, TOKEN), GuestFile("/root/.claude/.credentials.json", TOKEN)]
     await write_offline(disk, files)
     assert images.content(disk, UPPER_AUTH) == TOKEN
     assert images.content(disk, "/upper/root/.claude/.credentials.json") == TOKEN
-    assert abs(len(images.look(disk, "ls -p /upper/root/.codex")) - before) < 20
+    assert abs(len(images.inspect(disk, "ls -p /upper/root/.codex")) - before) < 20
     images.assert_clean(disk)
 
 
@@ -148,8 +148,8 @@ async def test_large_directory_keeps_all_entries(tmp_path: Path) -> None:
 
     disk = used_disk(tmp_path, fill, size_mib=256)
     # mke2fs fills directories without a hash tree; e2fsck -D gives them one, as a kernel would.
-    images.mend(disk, "-D")
-    assert "hash" in images.look(disk, "htree_dump /upper/root/.codex").lower()
+    images.repair(disk, "-D")
+    assert "hash" in images.inspect(disk, "htree_dump /upper/root/.codex").lower()
     for content in (TOKEN, TOKEN * 2):
         await write_offline(disk, [GuestFile(AUTH, content)])
         assert images.content(disk, UPPER_AUTH) == content
@@ -184,7 +184,7 @@ async def test_full_disk_is_reported_and_keeps_its_files(tmp_path: Path, fill_wi
     source = tmp_path / "zeros"
     source.write_bytes(secrets.token_bytes(4 << 20) if fill_with == "blocks" else b"")
     images.debugfs(disk, *(f"write {source} /big{number}" for number in range(64)))
-    images.mend(disk)
+    images.repair(disk)
     with pytest.raises(DiskFull, match="is full"):
         await write_offline(disk, [GuestFile(AUTH, TOKEN * 1000)])
     with pytest.raises(DiskFull, match="is full"):

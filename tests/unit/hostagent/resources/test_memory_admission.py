@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from machine_parts import BookNetwork, Faults
+from machine_parts import Faults, InMemoryNetwork
 
 from polydev.hostagent.machines.context import HostContext
 from polydev.hostagent.machines.service import MachineService
@@ -39,7 +39,7 @@ class ShortHost:
             sockets_dir=self.root / "sockets",
             log_archive=LogArchive(self.root / "logs"),
             driver=SimulatedDriver(),
-            network=BookNetwork(Faults()),
+            network=InMemoryNetwork(Faults()),
             provisioner=SimulatedProvisioner(HostSettings(state_dir=self.root, driver="simulated")),
             memory_keys=MemoryKeys.for_state(self.root, self.root / "keys"),
             admission=MemoryAdmission(1024 + 100, available_mib=lambda: self.available_mib),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from machine_parts import BookNetwork
+from machine_parts import InMemoryNetwork
 from warm_host import (
     LIMIT_S,
     PLENTY,
@@ -61,7 +61,7 @@ MAKING: list[tuple[Any, str]] = [
     (SimulatedVmm, "pause"),
 ]
 TAKING: list[tuple[Any, str]] = [
-    (BookNetwork, "rename"),
+    (InMemoryNetwork, "rename"),
     (SimulatedProvisioner, "write_config"),
     (SimulatedVmm, "resume"),
     (guest_scripts.Script, "send"),

@@ -1,7 +1,7 @@
-"""A host agent that dies in the middle of a launch: run as a program by test_firecracker_driver.
+"""A program that dies in the middle of a launch, for test_firecracker_driver.
 
-Its argument is JSON: which machine, with which programs, and before which request of the API it
-kills itself (`at`; -1: as soon as the VMM's process is there).
+Its argument is JSON: the machine's spec, the binaries, and `at`, the number of the API request
+before which it kills itself (-1: as soon as the VMM process exists).
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""The host agent with one thing wrong: it is `polydev.hostagent`, but at a certain call something
-happens. For tests of what real machines become when their agent is cut.
+"""The host agent with one injected fault, for tests of recovery on real machines.
 
-`CUT_AT` is `module:Class.method:before|after:N`, the N-th call of that; `CUT` what happens then:
-`kill` (the agent), `vmm` (every VMM of its state folder is killed) or `full` (no space left).
+`FAULT_AT` is `module:Class.method:before|after:N`, the N-th call of the method. `FAULT` is what
+happens then: `kill` (the agent), `vmm` (kill every VMM of its state folder) or `full` (ENOSPC).
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from polydev.hostagent import __main__ as agent
 from polydev.hostagent.vmm import process
 
 
-def cut() -> None:
-    if os.environ["CUT"] == "full":
+def inject() -> None:
+    if os.environ["FAULT"] == "full":
         raise OSError(errno.ENOSPC, "No space left on device")
-    if os.environ["CUT"] == "kill":
+    if os.environ["FAULT"] == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     machines = Path(os.environ["POLYDEV_STATE_DIR"]).resolve() / "machines"
     for pid, _, _ in process.find_in_folder(machines, "qemu-system-x86_64"):
@@ -39,7 +38,7 @@ def patch(where: str) -> None:
 
     def counted(here: str, count: int) -> None:
         if when == here and count == int(number):
-            cut()
+            inject()
 
     def plain(*args: Any, **named: Any) -> Any:
         count = next(calls)
@@ -60,6 +59,6 @@ def patch(where: str) -> None:
 
 
 def main() -> int:
-    """Run the agent until it is cut, or ends."""
-    patch(os.environ["CUT_AT"])
+    """Run the agent with the fault."""
+    patch(os.environ["FAULT_AT"])
     return agent.main()
