@@ -45,14 +45,14 @@ class NetworkSettings(Settings):
     dns: Annotated[tuple[IPv4Address, ...], NoDecode] = (IPv4Address("8.8.8.8"),)
     """Resolvers of the machines, separated by commas."""
     uplink: Uplink = Uplink.VETH
-    """How the VM network reaches the outside: `veth`, or `none` for no connection."""
+    """Connection of the VM network to the outside: `veth`, or `none`."""
     uplink_netns: str | None = None
     """Network namespace of the uplink's outer end. Unset: the host's own."""
     uplink_network: IPv4Network = IPv4Network("100.64.77.0/30")
     """Addresses of the uplink: the first is the outer end, the second the VM namespace's."""
 
     egress: Egress = Egress.OPEN
-    """Where machines may connect to: the internet, only the proxy, or nowhere."""
+    """Destinations that machines may connect to: the internet, only the proxy, or none."""
     egress_proxy: str | None = Field(None, pattern=r"^http://[0-9.]+:\d{1,5}$")
     """Required with `POLYDEV_EGRESS=proxy`: the only address that machines can reach."""
     egress_ca_file: Path | None = None

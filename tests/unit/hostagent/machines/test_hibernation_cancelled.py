@@ -1,9 +1,10 @@
-"""Sleep and wake, cut at every point: the agent killed, the VMM killed, a step that fails, a caller
-that goes away, the machine destroyed. The VMM is a real process that outlives the agent.
+"""Hibernation and resume, interrupted at every point.
 
-A point is before something that an outsider can see: a file written or removed, a process started,
-stopped, let go or ended. Nothing of an agent that was killed happens after it: whatever its code
-still tries does nothing.
+The agent is killed, the VMM is killed, a step fails, the caller is cancelled, or the machine is
+destroyed. The VMM is a real process that outlives the agent.
+
+A point comes before each externally visible effect: a file written or removed, a process started,
+stopped, resumed or ended. After an agent is killed, its code has no effect any more.
 """
 
 from __future__ import annotations
