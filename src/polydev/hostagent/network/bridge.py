@@ -65,9 +65,9 @@ class Device:
     is_up: bool
     master: str | None
     port_flags: dict[str, int]
-    """Of a bridge port: the values of PORT_FLAGS."""
+    """Values of PORT_FLAGS, for bridge ports."""
     owner: int | None
-    """Of a TAP: the uid that may open it."""
+    """The uid that may open it, for TAPs."""
 
 
 class Links:

@@ -26,7 +26,7 @@ _SNAPSHOT_LIMIT_S = 180.0
 """For saving or loading a guest's memory."""
 
 _LONGEST_S = 2 * _SNAPSHOT_LIMIT_S
-"""Of the client; each request has its own, shorter limit."""
+"""For the client; each request has its own, shorter limit."""
 
 _OK = (200, 204)
 
