@@ -128,7 +128,7 @@ async def _machine_context(services: Services, caller: Caller, chat: Chat) -> di
 
 
 def _machine_of(chat: Chat, owned: list[Machine]) -> Machine | None:
-    """The machine that takes the chat's next turn: see `chat.whereabouts.machine_for`."""
+    """Find the machine for the chat's next turn, as `find_chat_machine` does."""
     here = [it for it in owned if it.vm_type is MachineKind.CLI and not it.status.is_gone]
     here.sort(key=lambda it: (it.vm_id != chat.vm_id, BY_READINESS.index(it.status)))
     return here[0] if here else None

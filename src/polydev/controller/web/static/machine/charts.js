@@ -53,15 +53,3 @@ function shape(kind, attributes) {
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
   return element;
 }
-
-/** A number of bytes to three digits, in the words of web/formats.py. */
-export function size(count) {
-  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
-  let unit = 0;
-  while (count >= 1000 && unit < units.length - 1) {
-    count /= 1024;
-    unit += 1;
-  }
-  const digits = count >= 100 || Number.isInteger(count) ? count.toFixed(0) : count.toFixed(1);
-  return `${digits.replace(/\.0$/, "")} ${units[unit]}`;
-}
