@@ -27,7 +27,7 @@ async def test_machine_hibernates_and_resumes_with_reasons(chromium: Chromium) -
         await page.get_by_role("button", name="Hibernate").click()
         await expect(page.locator(".machine-badge")).to_have_text("Hibernated")
         await expect(page.locator(".lead")).to_contain_text("It resumes when you use it")
-        await expect(page.locator(".facts")).to_contain_text("just now: asked for")
+        await expect(page.locator(".facts")).to_contain_text("just now: requested")
         await visit.assert_accessible()
         await visit.open("/")
         codex = page.locator("#provider-codex")

@@ -145,7 +145,7 @@ async def _resume(world: World, vm_id: str) -> str:
 async def _is_hibernated(world: World, vm_id: str) -> None:
     view = await world.until_machine(vm_id, "hibernated")
     assert view["sleep"]["memory_on_disk_bytes"] > 0
-    assert view["sleep"]["slept_why"] == "asked for"
+    assert view["sleep"]["slept_why"] == "requested"
     assert await world.states() == {vm_id: "hibernated"}
     await _remove(world, vm_id)
 

@@ -148,7 +148,7 @@ async def test_every_use_resumes_a_hibernated_machine(
             await use(world, vm_id)
             sleep = (await world.until_machine(vm_id, "running"))["sleep"]
             assert (sleep["woke_why"], sleep["woke_how"]) == (why, "resumed"), use
-            assert sleep["slept_why"] == "asked for"
+            assert sleep["slept_why"] == "requested"
             assert sleep["memory_on_disk_bytes"] is None
         resumes = await audited(world, "machine.resume")
         assert {it["reason"] for it in resumes} == {why for _, why in USES} - {"a login"}
@@ -301,7 +301,7 @@ async def _by_commands(world: World, vm_id: str) -> None:
     assert json.loads(out)["status"] == "hibernated"
     shown, _ = await _run_command(world, "machine", "show", "cli")
     assert "hibernated" in shown
-    assert "asked for; its memory takes" in shown
+    assert "requested; its memory takes" in shown
     _, err = await _run_command(world, "machine", "exec", "cli", "--", "codex", "login", "status")
     assert f"Waking {vm_id}" in err
     await hibernated(world, vm_id)

@@ -61,7 +61,7 @@ from polydev.shared.host_client import Host
 router = routers.router(prefix="/api/vm", tags=["machines"], route_class=IdempotentRoute)
 
 MAX_TAIL_BYTES = 1024 * 1024
-REQUESTED = "asked for"
+REQUESTED = "requested"
 """The reason recorded when the user asked for a hibernation or resume."""
 
 _CHANGE_RESPONSES = problem_responses(NoSuchMachine, MachineBusy, IdempotencyConflict)
