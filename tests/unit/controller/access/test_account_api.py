@@ -52,30 +52,30 @@ async def api(store: Database, make_access: MakeAccess) -> AsyncIterator[Any]:
 
 async def _sign_up(client: httpx.AsyncClient, name: str = "ann", **more: Any) -> dict[str, Any]:
     """Sign up; the client then sends the CSRF token as the page does."""
-    told = {"email": f"{name}@example.test", "password": PASSWORD, **more}
-    answer = await client.post("/api/account/sign-up", json=told)
-    assert answer.status_code == 201, answer.text
-    view: dict[str, Any] = answer.json()
+    body = {"email": f"{name}@example.test", "password": PASSWORD, **more}
+    response = await client.post("/api/account/sign-up", json=body)
+    assert response.status_code == 201, response.text
+    view: dict[str, Any] = response.json()
     client.headers["x-csrf-token"] = view["csrfToken"]
     return view
 
 
-def _problem(answer: httpx.Response) -> tuple[int, str]:
-    assert answer.headers["content-type"] == "application/problem+json"
-    return answer.status_code, answer.json()["code"]
+def _problem(response: httpx.Response) -> tuple[int, str]:
+    assert response.headers["content-type"] == "application/problem+json"
+    return response.status_code, response.json()["code"]
 
 
 async def test_sign_up_sets_an_http_only_cookie(api: Any) -> None:
     client = await api()
-    answer = await client.post("/api/account/sign-up", json=ANN)
-    cookie = answer.headers["set-cookie"]
+    response = await client.post("/api/account/sign-up", json=ANN)
+    cookie = response.headers["set-cookie"]
     assert cookie.startswith("polydev_sign_in=")
     for part in ("HttpOnly", "SameSite=lax", "Path=/", "Max-Age=2592000"):
         assert part in cookie
     assert "Secure" not in cookie
     assert "Domain" not in cookie
     me = (await client.get("/api/account")).json()
-    assert me == answer.json()
+    assert me == response.json()
     assert (me["email"], me["role"], me["via"]) == ("ann@example.test", "person", "sign-in")
     assert "admin" not in me["scopes"]
 
@@ -83,8 +83,8 @@ async def test_sign_up_sets_an_http_only_cookie(api: Any) -> None:
 async def test_https_cookie_is_secure_and_host_only(api: Any) -> None:
     url = "https://polydev.example.test"
     client = await api(url, public_url=url)
-    answer = await client.post("/api/account/sign-up", json=ANN, headers={"origin": url})
-    cookie = answer.headers["set-cookie"]
+    response = await client.post("/api/account/sign-up", json=ANN, headers={"origin": url})
+    cookie = response.headers["set-cookie"]
     assert cookie.startswith("__Host-polydev_sign_in=")
     assert "Secure" in cookie
     assert (await client.get("/api/account")).json()["email"] == ANN["email"]
@@ -93,16 +93,16 @@ async def test_https_cookie_is_secure_and_host_only(api: Any) -> None:
 async def test_write_with_cookie_needs_csrf_token(api: Any) -> None:
     client = await api()
     await _sign_up(client)
-    told = {"name": "ci", "scopes": ["read"]}
-    assert (await client.post("/api/account/tokens", json=told)).status_code == 201
+    body = {"name": "ci", "scopes": ["read"]}
+    assert (await client.post("/api/account/tokens", json=body)).status_code == 201
     for headers in (
         {"x-csrf-token": ""},
         {"x-csrf-token": "made up"},
         {"origin": "https://evil.test"},
         {"origin": "null"},
     ):
-        answer = await client.post("/api/account/tokens", json=told, headers=headers)
-        assert _problem(answer) == (403, "not-allowed")
+        response = await client.post("/api/account/tokens", json=body, headers=headers)
+        assert _problem(response) == (403, "not-allowed")
     assert len((await client.get("/api/account/tokens")).json()) == 1
 
 
@@ -120,8 +120,8 @@ async def test_wrong_password_unknown_address_and_rate_limit(api: Any) -> None:
     client = await api(sign_ins_per_hour=18)
     await _sign_up(client)
     answers = [
-        await client.post("/api/account/sign-in", json=told)
-        for told in (
+        await client.post("/api/account/sign-in", json=body)
+        for body in (
             {**ANN, "password": "a wrong password"},
             {**ANN, "email": "ben@example.test"},
             {**ANN, "email": "cid@example.test"},
@@ -136,16 +136,16 @@ async def test_wrong_password_unknown_address_and_rate_limit(api: Any) -> None:
 
 async def test_invalid_requests_are_not_echoed(api: Any) -> None:
     client = await api()
-    for told, code in (
+    for body, code in (
         ({**ANN, "password": "short"}, "password-refused"),
         ({**ANN, "password": "very long " * 200}, "bad-request"),
         ({**ANN, "email": "nobody"}, "bad-request"),
         ({**ANN, "role": "administrator"}, "bad-request"),
         ({"email": ANN["email"]}, "bad-request"),
     ):
-        answer = await client.post("/api/account/sign-up", json=told)
-        assert _problem(answer) == (422, code)
-        assert "short" not in answer.text
+        response = await client.post("/api/account/sign-up", json=body)
+        assert _problem(response) == (422, code)
+        assert "short" not in response.text
     await _sign_up(client)
     assert _problem(await client.post("/api/account/sign-up", json=ANN)) == (409, "already-exists")
 
@@ -153,8 +153,8 @@ async def test_invalid_requests_are_not_echoed(api: Any) -> None:
 async def test_token_is_shown_once_and_limited_to_its_scopes(api: Any) -> None:
     browser, script = await api(), await api()
     await _sign_up(browser)
-    told = {"name": "ci", "scopes": ["read", "account"], "expiresInDays": 1}
-    made = (await browser.post("/api/account/tokens", json=told)).json()
+    body = {"name": "ci", "scopes": ["read", "account"], "expiresInDays": 1}
+    made = (await browser.post("/api/account/tokens", json=body)).json()
     script.headers["authorization"] = f"Bearer {made['token']}"
     me = (await script.get("/api/account")).json()
     assert (me["via"], me["scopes"]) == (f"token:{made['tokenId']}", ["read", "account"])
@@ -224,11 +224,11 @@ async def test_browser_signs_in_at_the_provider(api: Any) -> None:
         gone = await client.get("/api/account/oidc/start")
         assert gone.status_code == 303
         assert "HttpOnly" in gone.headers["set-cookie"]
-        told = provider.consent(gone.headers["location"], email="a@b.test", email_verified=True)
+        body = provider.consent(gone.headers["location"], email="a@b.test", email_verified=True)
         stranger = await api(oidc_issuer=provider.url, oidc_client_id=CLIENT_ID)
-        refused = await stranger.get("/api/account/oidc/callback", params=told)
+        refused = await stranger.get("/api/account/oidc/callback", params=body)
         assert _problem(refused) == (401, "not-signed-in")
-        back = await client.get("/api/account/oidc/callback", params=told)
+        back = await client.get("/api/account/oidc/callback", params=body)
         assert (back.status_code, back.headers["location"]) == (303, "/")
         assert "polydev_oidc" not in client.cookies
         assert (await client.get("/api/account")).json()["email"] == "a@b.test"
@@ -241,23 +241,23 @@ async def test_oidc_start_fails_without_a_provider(api: Any) -> None:
 
 
 async def test_only_trusted_proxies_set_the_client_address(api: Any) -> None:
-    asked = {"x-forwarded-for": "203.0.113.9"}
+    request = {"x-forwarded-for": "203.0.113.9"}
     for trusted, source in (("", "192.0.2.7"), ("192.0.2.0/24", "203.0.113.9")):
         client = await api(trusted_proxies=trusted)
         name = f"p{len(trusted)}"
-        client.headers.update(asked)
+        client.headers.update(request)
         await _sign_up(client, name)
         assert (await client.get("/api/account/sign-ins")).json()[0]["source"] == source
 
 
 async def test_websocket_with_cookie_needs_our_own_origin(store: Database, access: Access) -> None:
     app = build_routes(_services(store, access))
-    begun = await access.accounts.sign_up(ANN["email"], PASSWORD, None, from_browser())
+    new_sign_in = await access.accounts.sign_up(ANN["email"], PASSWORD, None, from_browser())
 
     def opening(origin: str | None) -> HTTPConnection:
-        cookie = f"polydev_sign_in={begun.secret}"
-        told = {"host": "localhost:4000", "cookie": cookie, "origin": origin}
-        headers = [(name.encode(), it.encode()) for name, it in told.items() if it is not None]
+        cookie = f"polydev_sign_in={new_sign_in.secret}"
+        body = {"host": "localhost:4000", "cookie": cookie, "origin": origin}
+        headers = [(name.encode(), it.encode()) for name, it in body.items() if it is not None]
         return HTTPConnection({"type": "websocket", "headers": headers, "app": app})
 
     assert (await authenticate(opening(OWN))).user.email == ANN["email"]

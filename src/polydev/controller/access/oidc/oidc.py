@@ -37,7 +37,7 @@ from polydev.shared.errors import IssuerUnreachable, NotSignedIn
 
 CALLBACK_PATH = "/api/account/oidc/callback"
 CALLBACK_TIMEOUT_S = 600
-"""How long a user may take at the provider."""
+"""Time that a user may take at the provider."""
 
 _SCOPE = "openid email"
 _FORM = {"content-type": "application/x-www-form-urlencoded;charset=UTF-8"}

@@ -12,7 +12,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 REQUEST_TIMEOUT_S = 15.0
-"""How long a connection may stay open without a complete request header."""
+"""Time that a connection may stay open without a complete request header."""
 
 
 class IdleTimeoutProtocol(H11Protocol):

@@ -119,7 +119,7 @@ def permission_check(connection: HTTPConnection, scope: Scope) -> Callable[[], A
 
 
 async def resolve_user(services: Services, caller: Caller, user_id: str | None) -> UserId:
-    """Return the user to act for, whom only administrators may choose.
+    """Return the user to act for; only administrators may choose one.
 
     Raises: NotAllowed; NoSuchUser (for administrators only).
     """

@@ -25,7 +25,7 @@ from polydev.shared.host_protocol import ExecControl, ExecEnd, ExecRequest
 
 MAX_WAIT_S = 30.0
 PERMISSION_CHECK_S = 15.0
-"""How often a running program's caller is authorized again."""
+"""Interval of the access checks while a program runs."""
 STALL_TIMEOUT_S = 30.0
 """A stream ends when its reader takes nothing for this long."""
 SSE = "text/event-stream"

@@ -20,7 +20,9 @@ from polydev.shared.errors import NotSignedIn, TooManyRequests
 ANN = "ann@example.test"
 
 
-async def _tries(access: Access, count: int, address: str = ANN, source: str = "192.0.2.7") -> int:
+async def _attempts(
+    access: Access, count: int, address: str = ANN, source: str = "192.0.2.7"
+) -> int:
     """Return how many wrong passwords are checked before the limit."""
     for done in range(count):
         try:
@@ -86,9 +88,9 @@ async def test_sign_in_attempts_are_limited_per_address(
     make_access: MakeAccess,
 ) -> None:
     first, second = await make_access(), await make_access()
-    assert await _tries(first, 6, source="192.0.2.1") == 6
-    assert await _tries(second, 20, ANN.upper(), source="192.0.2.2") == 4
-    assert await _tries(second, 3, "ben@example.test", source="192.0.2.2") == 3
+    assert await _attempts(first, 6, source="192.0.2.1") == 6
+    assert await _attempts(second, 20, ANN.upper(), source="192.0.2.2") == 4
+    assert await _attempts(second, 3, "ben@example.test", source="192.0.2.2") == 3
 
 
 async def test_sign_in_attempts_are_limited_per_network(
@@ -96,11 +98,11 @@ async def test_sign_in_attempts_are_limited_per_network(
 ) -> None:
     access = await make_access(sign_ins_per_hour=18)
     done = [
-        await _tries(access, 1, f"p{number}@example.test", f"2001:db8::{number}")
+        await _attempts(access, 1, f"p{number}@example.test", f"2001:db8::{number}")
         for number in range(5)
     ]
     assert done == [1, 1, 1, 0, 0]
-    assert await _tries(access, 1, "p9@example.test", "2001:db8:0:1::1") == 1
+    assert await _attempts(access, 1, "p9@example.test", "2001:db8:0:1::1") == 1
 
 
 async def test_rate_limit_also_refuses_the_right_password(
@@ -128,9 +130,9 @@ async def test_attacker_elsewhere_cannot_lock_out_a_signed_in_user(
 
 async def test_refused_attempt_leaves_no_rows(make_access: MakeAccess, store: Database) -> None:
     access = await make_access(sign_ins_per_hour=6)
-    assert await _tries(access, 2) == 1
+    assert await _attempts(access, 2) == 1
     for number in range(5):  # names that nobody has
-        assert await _tries(access, 1, f"p{number}@example.test") == 0
+        assert await _attempts(access, 1, f"p{number}@example.test") == 0
     async with store.read() as connection:
         found = (await connection.execute(sa.select(rows.c.key))).scalars().all()
     assert len(found) == 2, found  # the network's, and the address that was looked at
@@ -150,10 +152,10 @@ async def test_connect_sessions_are_limited_except_for_the_local_administrator(
 ) -> None:
     access = await make_access(sign_up="open", connects_per_hour=12)
     for name in ("ann", "ben"):
-        begun = await access.accounts.sign_up(
+        new_sign_in = await access.accounts.sign_up(
             f"{name}@example.test", PASSWORD, None, from_browser()
         )
-        caller = await access.authenticate(from_browser(begun.secret))
+        caller = await access.authenticate(from_browser(new_sign_in.secret))
         for _ in range(2):
             await access.limits.check_connect(caller)
         with pytest.raises(TooManyRequests, match="connect"):

@@ -65,38 +65,38 @@ async def _access(make_access: MakeAccess, provider: OpenIdProvider, **settings:
     )
 
 
-def _arrivals(access: Access) -> OidcSignIn:
+def _oidc_sign_in(access: Access) -> OidcSignIn:
     assert access.oidc_sign_in is not None
     return access.oidc_sign_in
 
 
-async def _come(
+async def _sign_in(
     access: Access, provider: OpenIdProvider, cookie: str | None = None, **claims: Any
 ) -> NewSignIn:
     """Start at the provider, consent, and return in the same browser."""
-    url, arrival = await _arrivals(access).start(None, from_browser())
-    told = provider.consent(url, **claims)
-    return await _arrivals(access).finish(arrival, told, from_browser(cookie))
+    url, cookie_value = await _oidc_sign_in(access).start(None, from_browser())
+    params = provider.consent(url, **claims)
+    return await _oidc_sign_in(access).finish(cookie_value, params, from_browser(cookie))
 
 
 async def test_identity_is_recognized_at_the_next_sign_in(
     access: Access, provider: OpenIdProvider
 ) -> None:
-    first = await _come(access, provider, **ANN)
+    first = await _sign_in(access, provider, **ANN)
     assert (first.user.email, first.user.role) == ("ann@example.test", Role.USER)
     assert (await access.authenticate(from_browser(first.secret))).user_id == first.user.user_id
-    later = await _come(access, provider, email="moved@example.test", email_verified=True)
+    later = await _sign_in(access, provider, email="moved@example.test", email_verified=True)
     assert later.user.user_id == first.user.user_id
-    nameless = await _come(access, provider)
+    nameless = await _sign_in(access, provider)
     assert nameless.user.user_id == first.user.user_id
-    other = await _come(access, provider, sub="2", email="b@example.test", email_verified=True)
+    other = await _sign_in(access, provider, sub="2", email="b@example.test", email_verified=True)
     assert other.user.user_id != first.user.user_id
 
 
 async def test_each_browser_gets_its_own_state_nonce_and_challenge(
     access: Access, provider: OpenIdProvider
 ) -> None:
-    departures = [await _arrivals(access).start(None, from_browser()) for _ in range(2)]
+    departures = [await _oidc_sign_in(access).start(None, from_browser()) for _ in range(2)]
     asked = [parse_qs(urlsplit(url).query) for url, _ in departures]
     for name in ("state", "nonce", "code_challenge"):
         assert asked[0][name] != asked[1][name]
@@ -108,27 +108,27 @@ async def test_each_browser_gets_its_own_state_nonce_and_challenge(
 async def test_only_the_starting_browser_can_finish(
     access: Access, provider: OpenIdProvider, break_it: str
 ) -> None:
-    url, arrival = await _arrivals(access).start(None, from_browser())
-    _, another = await _arrivals(access).start(None, from_browser())
-    told = provider.consent(url, **ANN)
-    brought = {
-        "cookie": (another, told),
-        "no cookie": (None, told),
-        "state": (arrival, {**told, "state": "made up"}),
-        "no state": (arrival, {"code": told["code"]}),
-        "iss": (arrival, {**told, "iss": "https://evil.test"}),
-        "code": (arrival, {"state": told["state"]}),
+    url, cookie_value = await _oidc_sign_in(access).start(None, from_browser())
+    _, another = await _oidc_sign_in(access).start(None, from_browser())
+    params = provider.consent(url, **ANN)
+    returned = {
+        "cookie": (another, params),
+        "no cookie": (None, params),
+        "state": (cookie_value, {**params, "state": "made up"}),
+        "no state": (cookie_value, {"code": params["code"]}),
+        "iss": (cookie_value, {**params, "iss": "https://evil.test"}),
+        "code": (cookie_value, {"state": params["state"]}),
     }[break_it]
     with pytest.raises(NotSignedIn):
-        await _arrivals(access).finish(*brought, from_browser())
+        await _oidc_sign_in(access).finish(*returned, from_browser())
 
 
 async def test_code_works_once(access: Access, provider: OpenIdProvider) -> None:
-    url, arrival = await _arrivals(access).start(None, from_browser())
-    told = provider.consent(url, **ANN)
-    await _arrivals(access).finish(arrival, told, from_browser())
+    url, cookie_value = await _oidc_sign_in(access).start(None, from_browser())
+    params = provider.consent(url, **ANN)
+    await _oidc_sign_in(access).finish(cookie_value, params, from_browser())
     with pytest.raises(NotSignedIn):
-        await _arrivals(access).finish(arrival, told, from_browser())
+        await _oidc_sign_in(access).finish(cookie_value, params, from_browser())
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ async def test_identity_token_with_wrong_claims_is_refused(
     access: Access, provider: OpenIdProvider, claims: Claims
 ) -> None:
     with pytest.raises(NotSignedIn):
-        await _come(access, provider, **ANN, **claims)
+        await _sign_in(access, provider, **ANN, **claims)
 
 
 async def test_unsigned_identity_token_is_refused(access: Access, provider: OpenIdProvider) -> None:
@@ -184,24 +184,24 @@ async def test_unsigned_identity_token_is_refused(access: Access, provider: Open
     for forge in forgeries:
         provider.sign = forge
         with pytest.raises(NotSignedIn):
-            await _come(access, provider, **ANN)
+            await _sign_in(access, provider, **ANN)
     provider.sign = provider.signed
-    await _come(access, provider, **ANN)
+    await _sign_in(access, provider, **ANN)
 
 
 async def test_unknown_keys_are_fetched_at_a_limited_rate(
     access: Access, provider: OpenIdProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await _come(access, provider, **ANN)
+    await _sign_in(access, provider, **ANN)
     provider.key = RSAKey.generate_key(2048, {"kid": "second", "use": "sig"}, private=True)
     provider.published.append(provider.public(provider.key))
     for _ in range(3):
         with pytest.raises(NotSignedIn):
-            await _come(access, provider, **ANN)
+            await _sign_in(access, provider, **ANN)
     assert provider.asked.count("/keys") == 1
     clock = time.monotonic
     monkeypatch.setattr(time, "monotonic", lambda: clock() + 61)
-    await _come(access, provider, **ANN)
+    await _sign_in(access, provider, **ANN)
     assert provider.asked.count("/keys") == 2
 
 
@@ -212,15 +212,15 @@ async def test_unverified_address_is_refused(
     access: Access, provider: OpenIdProvider, claims: Claims
 ) -> None:
     with pytest.raises(NotAllowed, match="not verified"):
-        await _come(access, provider, **claims)
+        await _sign_in(access, provider, **claims)
 
 
 async def test_address_can_come_from_userinfo(access: Access, provider: OpenIdProvider) -> None:
     provider.user_info = {"sub": "subject-2", **ANN}
     with pytest.raises(NotAllowed, match="not verified"):  # it is somebody else's
-        await _come(access, provider)
+        await _sign_in(access, provider)
     provider.user_info = {"sub": "subject-1", **ANN}
-    assert (await _come(access, provider)).user.email == "ann@example.test"
+    assert (await _sign_in(access, provider)).user.email == "ann@example.test"
 
 
 async def test_address_alone_links_no_account(
@@ -230,12 +230,14 @@ async def test_address_alone_links_no_account(
     other = await access.accounts.sign_up("ben@example.test", PASSWORD, None, from_browser())
     for cookie in (None, other.secret, "made up"):
         with pytest.raises(AlreadyExists, match="already"):
-            await _come(access, provider, cookie, **ANN)
+            await _sign_in(access, provider, cookie, **ANN)
     with pytest.raises(NotAllowed):
-        await _come(access, provider, there.secret, email="ann@example.test", email_verified=False)
-    linked = await _come(access, provider, there.secret, **ANN)
+        await _sign_in(
+            access, provider, there.secret, email="ann@example.test", email_verified=False
+        )
+    linked = await _sign_in(access, provider, there.secret, **ANN)
     assert linked.user.user_id == there.user.user_id
-    assert (await _come(access, provider)).user.user_id == there.user.user_id
+    assert (await _sign_in(access, provider)).user.user_id == there.user.user_id
     async with store.read() as connection:
         rows = (await connection.execute(sa.select(identities.c.user_id))).scalars().all()
         actions = (await connection.execute(sa.select(audit_log.c.action))).scalars().all()
@@ -248,23 +250,25 @@ async def test_sign_up_setting_applies_to_the_provider(
 ) -> None:
     access = await _access(make_access, provider, sign_up="invitation")
     with pytest.raises(NotAllowed, match="invitation"):
-        await _come(access, provider, **ANN)
+        await _sign_in(access, provider, **ANN)
     root = await access.authenticate(with_token(TOKEN))
     _, code = await access.invitations.create(root, None, Role.ADMINISTRATOR, timedelta(days=1))
-    url, arrival = await _arrivals(access).start(code, from_browser())
+    url, cookie_value = await _oidc_sign_in(access).start(code, from_browser())
     assert code not in url
-    begun = await _arrivals(access).finish(arrival, provider.consent(url, **ANN), from_browser())
-    assert begun.user.role is Role.ADMINISTRATOR
+    new_sign_in = await _oidc_sign_in(access).finish(
+        cookie_value, provider.consent(url, **ANN), from_browser()
+    )
+    assert new_sign_in.user.role is Role.ADMINISTRATOR
     closed = await _access(make_access, provider, sign_up="closed")
-    assert (await _come(closed, provider)).user.user_id == begun.user.user_id
+    assert (await _sign_in(closed, provider)).user.user_id == new_sign_in.user.user_id
 
 
 async def test_disabled_user_cannot_sign_in(access: Access, provider: OpenIdProvider) -> None:
-    begun = await _come(access, provider, **ANN)
+    new_sign_in = await _sign_in(access, provider, **ANN)
     root = await access.authenticate(with_token(TOKEN))
-    await access.administration.disable(root, UserId(begun.user.user_id))
+    await access.administration.disable(root, UserId(new_sign_in.user.user_id))
     with pytest.raises(NotSignedIn, match="disabled"):
-        await _come(access, provider, **ANN)
+        await _sign_in(access, provider, **ANN)
 
 
 async def test_misbehaving_provider_is_reported(
@@ -280,12 +284,12 @@ async def test_misbehaving_provider_is_reported(
     ):
         provider.document = broken
         with pytest.raises(IssuerUnreachable):
-            await _arrivals(await _access(make_access, provider)).start(None, from_browser())
+            await _oidc_sign_in(await _access(make_access, provider)).start(None, from_browser())
     provider.document = right
     access = await _access(make_access, provider)
     provider.answer_keys = lambda: web.Response(status=302, headers={"location": "/keys"})
     with pytest.raises(IssuerUnreachable):
-        await _come(access, provider, **ANN)
+        await _sign_in(access, provider, **ANN)
 
 
 async def test_unresponsive_provider_times_out(
@@ -294,16 +298,16 @@ async def test_unresponsive_provider_times_out(
     provider.url = "http://127.0.0.1:9"
     access = await _access(make_access, provider)
     with pytest.raises(IssuerUnreachable, match="OpenID provider"):
-        await _arrivals(access).start(None, from_browser())
+        await _oidc_sign_in(access).start(None, from_browser())
 
 
 async def test_oidc_sign_ins_are_rate_limited(
     make_access: MakeAccess, provider: OpenIdProvider
 ) -> None:
     access = await _access(make_access, provider, sign_ins_per_hour=12)
-    await _come(access, provider, **ANN)
+    await _sign_in(access, provider, **ANN)
     with pytest.raises(TooManyRequests):
-        await _arrivals(access).start(None, from_browser())
+        await _oidc_sign_in(access).start(None, from_browser())
 
 
 @pytest.mark.parametrize("url", ["http://provider.example.test", "http://10.0.0.1"])

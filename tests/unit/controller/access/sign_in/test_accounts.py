@@ -44,12 +44,12 @@ async def _entries(store: Database) -> list[tuple[str, str, str]]:
 
 
 async def test_sign_up_signs_in_and_allows_later_sign_in(access: Access, store: Database) -> None:
-    begun = await _ann(access)
-    caller = await access.authenticate(from_browser(begun.secret))
+    new_sign_in = await _ann(access)
+    caller = await access.authenticate(from_browser(new_sign_in.secret))
     assert (caller.user.email, caller.user.role, caller.via) == (ANN, Role.USER, "sign-in")
     again = await access.accounts.sign_in("ANN@Example.test", PASSWORD, from_browser())
     assert again.user.user_id == caller.user_id
-    assert again.secret != begun.secret
+    assert again.secret != new_sign_in.secret
     user_id = caller.user_id
     assert await _entries(store) == [
         (user_id, "account.sign-up", user_id),
@@ -104,13 +104,13 @@ async def test_sign_up_needs_an_invitation_by_default(make_access: MakeAccess) -
     invitation, code = await access.invitations.create(
         await _root(access), None, Role.ADMINISTRATOR, timedelta(days=1)
     )
-    begun = await access.accounts.sign_up(ANN, PASSWORD, code, from_browser())
-    assert begun.user.role is Role.ADMINISTRATOR
-    (await access.authenticate(from_browser(begun.secret))).require(Scope.ADMIN)
+    new_sign_in = await access.accounts.sign_up(ANN, PASSWORD, code, from_browser())
+    assert new_sign_in.user.role is Role.ADMINISTRATOR
+    (await access.authenticate(from_browser(new_sign_in.secret))).require(Scope.ADMIN)
     with pytest.raises(NotAllowed, match="used"):
         await access.accounts.sign_up("ben@example.test", PASSWORD, code, from_browser())
     [row] = await access.invitations.list_all()
-    assert (row.invitation_id, row.used_by) == (invitation.invitation_id, begun.user.user_id)
+    assert (row.invitation_id, row.used_by) == (invitation.invitation_id, new_sign_in.user.user_id)
     with pytest.raises(NoSuchToken):
         await access.invitations.revoke(await _root(access), row.invitation_id)
 
@@ -139,8 +139,8 @@ async def test_invitations_of_former_administrators_are_void(
     access = await make_access(sign_up="open")
     root, ann = await _root(access), (await _ann(access)).user.user_id
     await access.administration.set_role(root, ann, Role.ADMINISTRATOR)
-    begun = await access.accounts.sign_in(ANN, PASSWORD, from_browser())
-    caller = await access.authenticate(from_browser(begun.secret))
+    new_sign_in = await access.accounts.sign_in(ANN, PASSWORD, from_browser())
+    caller = await access.authenticate(from_browser(new_sign_in.secret))
     _, code = await access.invitations.create(caller, None, Role.ADMINISTRATOR, timedelta(days=1))
     if how == "disabled":
         await access.administration.disable(root, ann)
@@ -193,8 +193,8 @@ async def test_password_change_ends_other_sign_ins_and_lists_tokens(
     await access.accounts.sign_in(ANN, "a quite different one", from_browser())
     assert (caller.user_id, "account.password-change", caller.user_id) in await _entries(store)
     async with store.read() as connection:
-        told = (await connection.execute(sa.select(events.c.kind, events.c.data))).all()
-    assert ("account", {"status": "password-changed"}) in [tuple(it) for it in told]
+        message = (await connection.execute(sa.select(events.c.kind, events.c.data))).all()
+    assert ("account", {"status": "password-changed"}) in [tuple(it) for it in message]
 
 
 async def test_password_change_needs_current_password_and_sign_in(access: Access) -> None:
@@ -221,13 +221,13 @@ async def test_sign_in_upgrades_an_old_hash(make_access: MakeAccess, store: Data
 
 
 async def test_disabled_user_loses_access_at_once(access: Access) -> None:
-    root, begun = await _root(access), await _ann(access)
-    caller = await access.authenticate(from_browser(begun.secret))
+    root, new_sign_in = await _root(access), await _ann(access)
+    caller = await access.authenticate(from_browser(new_sign_in.secret))
     _, text = await access.tokens.create(caller, "ci", frozenset({Scope.READ}), None)
     assert (await access.administration.disable(root, caller.user_id)).disabled_at is not None
-    for asked in (from_browser(begun.secret), with_token(text)):
+    for request in (from_browser(new_sign_in.secret), with_token(text)):
         with pytest.raises(NotSignedIn):
-            await access.authenticate(asked)
+            await access.authenticate(request)
     with pytest.raises(NotSignedIn, match="disabled"):
         await access.accounts.sign_in(ANN, PASSWORD, from_browser())
     with pytest.raises(NotSignedIn) as caught:  # whoever only knows the address learns nothing
@@ -236,20 +236,20 @@ async def test_disabled_user_loses_access_at_once(access: Access) -> None:
     assert (await access.administration.enable(root, caller.user_id)).disabled_at is None
     assert (await access.authenticate(with_token(text))).user_id == caller.user_id
     with pytest.raises(NotSignedIn):
-        await access.authenticate(from_browser(begun.secret))
+        await access.authenticate(from_browser(new_sign_in.secret))
 
 
 async def test_role_change_applies_to_the_next_request(access: Access) -> None:
-    root, begun = await _root(access), await _ann(access)
-    user_id = begun.user.user_id
+    root, new_sign_in = await _root(access), await _ann(access)
+    user_id = new_sign_in.user.user_id
     await access.administration.set_role(root, user_id, Role.ADMINISTRATOR)
-    caller = await access.authenticate(from_browser(begun.secret))
+    caller = await access.authenticate(from_browser(new_sign_in.secret))
     caller.require(Scope.ADMIN)
     _, text = await access.tokens.create(caller, "root", frozenset({Scope.ADMIN}), None)
     await access.administration.set_role(root, user_id, Role.USER)
-    for asked in (from_browser(begun.secret), with_token(text)):
+    for request in (from_browser(new_sign_in.secret), with_token(text)):
         with pytest.raises(NotAllowed):
-            (await access.authenticate(asked)).require(Scope.ADMIN)
+            (await access.authenticate(request)).require(Scope.ADMIN)
 
 
 async def test_local_administrator_cannot_be_changed(access: Access) -> None:
@@ -277,13 +277,13 @@ async def test_other_sites_cannot_sign_in(access: Access) -> None:
 
 
 async def test_secrets_are_neither_stored_nor_shown(access: Access, store: Database) -> None:
-    begun = await _ann(access)
-    caller = await access.authenticate(from_browser(begun.secret))
+    new_sign_in = await _ann(access)
+    caller = await access.authenticate(from_browser(new_sign_in.secret))
     _, token = await access.tokens.create(caller, "ci", frozenset({Scope.READ}), None)
     _, code = await access.invitations.create(await _root(access), None, Role.USER, timedelta(1))
-    secrets = [PASSWORD, begun.secret, token.split("_", 2)[2], code.removeprefix("pdi_")]
-    told = repr((begun, caller, access.sign_ins, from_browser(begun.secret)))
+    secrets = [PASSWORD, new_sign_in.secret, token.split("_", 2)[2], code.removeprefix("pdi_")]
+    message = repr((new_sign_in, caller, access.sign_ins, from_browser(new_sign_in.secret)))
     async with store.read() as connection:
         for table in metadata.tables.values():
-            told += repr((await connection.execute(sa.select(table))).all())
-    assert not [it for it in secrets if it in told]
+            message += repr((await connection.execute(sa.select(table))).all())
+    assert not [it for it in secrets if it in message]

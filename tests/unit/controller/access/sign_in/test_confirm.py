@@ -20,8 +20,10 @@ from polydev.shared.errors import NotAllowed
 ANN = "ann@example.org"
 
 
-def _caller(begun: NewSignIn) -> Caller:
-    return Caller(begun.user, frozenset(Scope), VIA, "192.0.2.7", begun.sign_in.sign_in_id)
+def _caller(new_sign_in: NewSignIn) -> Caller:
+    return Caller(
+        new_sign_in.user, frozenset(Scope), VIA, "192.0.2.7", new_sign_in.sign_in.sign_in_id
+    )
 
 
 async def _without_password(store: Database, age: timedelta) -> None:
@@ -33,18 +35,18 @@ async def _without_password(store: Database, age: timedelta) -> None:
 
 async def test_only_the_right_password_confirms(make_access: MakeAccess) -> None:
     access = await make_access(sign_up=SignUp.OPEN)
-    begun = await access.accounts.sign_up(ANN, PASSWORD, None, from_browser(changes=True))
-    await access.accounts.confirm(_caller(begun), PASSWORD)
+    new_sign_in = await access.accounts.sign_up(ANN, PASSWORD, None, from_browser(changes=True))
+    await access.accounts.confirm(_caller(new_sign_in), PASSWORD)
     for wrong in (None, "", "not the password"):
         with pytest.raises(NotAllowed, match="password is wrong"):
-            await access.accounts.confirm(_caller(begun), wrong)
+            await access.accounts.confirm(_caller(new_sign_in), wrong)
 
 
 async def test_token_cannot_confirm(make_access: MakeAccess) -> None:
     access = await make_access(sign_up=SignUp.OPEN)
-    begun = await access.accounts.sign_up(ANN, PASSWORD, None, from_browser(changes=True))
+    new_sign_in = await access.accounts.sign_up(ANN, PASSWORD, None, from_browser(changes=True))
     with pytest.raises(NotAllowed, match="sign-in"):
-        await access.accounts.confirm(replace(_caller(begun), sign_in_id=None), PASSWORD)
+        await access.accounts.confirm(replace(_caller(new_sign_in), sign_in_id=None), PASSWORD)
 
 
 @pytest.mark.parametrize(("minutes", "is_enough"), [(1, True), (11, False)])
@@ -52,10 +54,10 @@ async def test_account_without_password_needs_a_recent_sign_in(
     make_access: MakeAccess, store: Database, minutes: int, is_enough: bool
 ) -> None:
     access = await make_access(sign_up=SignUp.OPEN)
-    begun = await access.accounts.sign_up(ANN, PASSWORD, None, from_browser(changes=True))
+    new_sign_in = await access.accounts.sign_up(ANN, PASSWORD, None, from_browser(changes=True))
     await _without_password(store, timedelta(minutes=minutes))
     if is_enough:
-        await access.accounts.confirm(_caller(begun), None)
+        await access.accounts.confirm(_caller(new_sign_in), None)
     else:
         with pytest.raises(NotAllowed, match="too old"):
-            await access.accounts.confirm(_caller(begun), None)
+            await access.accounts.confirm(_caller(new_sign_in), None)

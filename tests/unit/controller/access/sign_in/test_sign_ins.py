@@ -21,11 +21,11 @@ PUBLIC = "https://polydev.example.test"
 
 
 async def _signed_in(access: Access, name: str = "ann", cookie: str | None = None) -> NewSignIn:
-    asked = from_browser(cookie, origin=None, user_agent="Browser/1 " + "x" * 999)
-    return await access.accounts.sign_up(f"{name}@example.test", PASSWORD, None, asked)
+    request = from_browser(cookie, origin=None, user_agent="Browser/1 " + "x" * 999)
+    return await access.accounts.sign_up(f"{name}@example.test", PASSWORD, None, request)
 
 
-async def _age(store: Database, **columns: datetime) -> None:
+async def _backdate(store: Database, **columns: datetime) -> None:
     async with store.write() as connection:
         await connection.execute(sa.update(sign_ins).values(**columns))
 
@@ -37,20 +37,20 @@ async def _seen_at(store: Database) -> datetime:
 
 
 async def test_write_needs_csrf_token_and_own_origin(access: Access) -> None:
-    begun = await _signed_in(access)
-    right = csrf_token(begun.secret)
+    new_sign_in = await _signed_in(access)
+    right = csrf_token(new_sign_in.secret)
     assert (
-        await access.authenticate(from_browser(begun.secret, changes=True, csrf=right))
+        await access.authenticate(from_browser(new_sign_in.secret, changes=True, csrf=right))
     ).sign_in_id
-    script = from_browser(begun.secret, changes=True, csrf=right, origin=None)
+    script = from_browser(new_sign_in.secret, changes=True, csrf=right, origin=None)
     assert (await access.authenticate(script)).sign_in_id
-    for csrf in (None, "", "x", right[:-1], right.upper(), begun.secret, "\udcff"):
+    for csrf in (None, "", "x", right[:-1], right.upper(), new_sign_in.secret, "\udcff"):
         with pytest.raises(NotAllowed, match="X-CSRF-Token"):
-            await access.authenticate(from_browser(begun.secret, changes=True, csrf=csrf))
+            await access.authenticate(from_browser(new_sign_in.secret, changes=True, csrf=csrf))
     for origin in ("https://evil.test", "null", "", "http://localhost:4000.evil.test"):
         with pytest.raises(NotAllowed, match="another site"):
             await access.authenticate(
-                from_browser(begun.secret, changes=True, csrf=right, origin=origin)
+                from_browser(new_sign_in.secret, changes=True, csrf=right, origin=origin)
             )
 
 
@@ -67,17 +67,19 @@ async def test_csrf_token_is_per_sign_in_and_hides_the_cookie(
 
 
 async def test_read_needs_only_the_cookie(access: Access) -> None:
-    begun = await _signed_in(access)
-    caller = await access.authenticate(from_browser(begun.secret, origin="https://evil.test"))
-    assert caller.user_id == begun.user.user_id
+    new_sign_in = await _signed_in(access)
+    caller = await access.authenticate(from_browser(new_sign_in.secret, origin="https://evil.test"))
+    assert caller.user_id == new_sign_in.user.user_id
 
 
 async def test_websocket_with_cookie_needs_own_origin(access: Access) -> None:
-    begun = await _signed_in(access)
-    assert (await access.authenticate(from_browser(begun.secret, websocket=True))).sign_in_id
+    new_sign_in = await _signed_in(access)
+    assert (await access.authenticate(from_browser(new_sign_in.secret, websocket=True))).sign_in_id
     for origin in (None, "https://evil.test", "null", "http://127.0.0.1:4000"):
         with pytest.raises(NotAllowed):
-            await access.authenticate(from_browser(begun.secret, websocket=True, origin=origin))
+            await access.authenticate(
+                from_browser(new_sign_in.secret, websocket=True, origin=origin)
+            )
 
 
 @pytest.mark.parametrize(
@@ -98,12 +100,12 @@ async def test_public_url_is_an_own_origin(
 ) -> None:
     access = await make_access(sign_up="open", public_url=PUBLIC)
     secret = (await _signed_in(access)).secret
-    asked = from_browser(secret, changes=True, csrf=csrf_token(secret), origin=origin, host=host)
+    request = from_browser(secret, changes=True, csrf=csrf_token(secret), origin=origin, host=host)
     if ours:
-        assert (await access.authenticate(asked)).sign_in_id
+        assert (await access.authenticate(request)).sign_in_id
     else:
         with pytest.raises(NotAllowed):
-            await access.authenticate(asked)
+            await access.authenticate(request)
 
 
 def test_public_url_is_normalized_like_browsers_do() -> None:
@@ -125,12 +127,18 @@ async def test_https_cookie_has_the_host_prefix(make_access: MakeAccess) -> None
 
 
 async def test_only_valid_secrets_authenticate(access: Access) -> None:
-    begun = await _signed_in(access)
-    for cookie in (begun.secret + "x", begun.secret[:-1], "x" * 9000, "\udcff", begun.secret[::-1]):
+    new_sign_in = await _signed_in(access)
+    for cookie in (
+        new_sign_in.secret + "x",
+        new_sign_in.secret[:-1],
+        "x" * 9000,
+        "\udcff",
+        new_sign_in.secret[::-1],
+    ):
         with pytest.raises(NotSignedIn):
             await access.authenticate(from_browser(cookie))
     with pytest.raises(NotSignedIn):  # a header that says nothing is no way around the cookie
-        await access.authenticate(from_browser(begun.secret, authorization="Basic abc"))
+        await access.authenticate(from_browser(new_sign_in.secret, authorization="Basic abc"))
 
 
 async def test_sign_in_expires_by_idleness_and_age(
@@ -138,12 +146,12 @@ async def test_sign_in_expires_by_idleness_and_age(
 ) -> None:
     access = await make_access(sign_up="open", sign_in_idle_s=600, sign_in_limit_s=3600)
     secret = (await _signed_in(access)).secret
-    await _age(store, seen_at=now() - timedelta(seconds=590))
+    await _backdate(store, seen_at=now() - timedelta(seconds=590))
     assert (await access.authenticate(from_browser(secret))).sign_in_id
-    await _age(store, seen_at=now() - timedelta(seconds=601))
+    await _backdate(store, seen_at=now() - timedelta(seconds=601))
     with pytest.raises(NotSignedIn, match="ended"):
         await access.authenticate(from_browser(secret))
-    await _age(store, seen_at=now(), expires_at=now())
+    await _backdate(store, seen_at=now(), expires_at=now())
     with pytest.raises(NotSignedIn, match="ended"):
         await access.authenticate(from_browser(secret))
 
@@ -154,17 +162,17 @@ async def test_last_use_is_written_once_a_minute(access: Access, store: Database
     await access.authenticate(from_browser(secret))
     assert await _seen_at(store) == before
     long_ago = now() - timedelta(seconds=61)
-    await _age(store, seen_at=long_ago)
+    await _backdate(store, seen_at=long_ago)
     await access.authenticate(from_browser(secret))
     assert await _seen_at(store) >= before
 
 
 async def test_sign_out_ends_this_sign_in(access: Access) -> None:
-    begun = await _signed_in(access)
-    other = await access.accounts.sign_in(begun.user.email, PASSWORD, from_browser())
-    await access.accounts.sign_out(await access.authenticate(from_browser(begun.secret)))
+    new_sign_in = await _signed_in(access)
+    other = await access.accounts.sign_in(new_sign_in.user.email, PASSWORD, from_browser())
+    await access.accounts.sign_out(await access.authenticate(from_browser(new_sign_in.secret)))
     with pytest.raises(NotSignedIn):
-        await access.authenticate(from_browser(begun.secret))
+        await access.authenticate(from_browser(new_sign_in.secret))
     assert (await access.authenticate(from_browser(other.secret))).sign_in_id
 
 
@@ -194,7 +202,7 @@ async def test_users_list_and_end_only_their_own_sign_ins(access: Access) -> Non
 
 async def test_expired_sign_ins_are_pruned(access: Access, store: Database) -> None:
     await _signed_in(access)
-    await _age(store, expires_at=now() - timedelta(seconds=1))
+    await _backdate(store, expires_at=now() - timedelta(seconds=1))
     await _signed_in(access, "ben")
     async with store.read() as connection:
         count = sa.select(sa.func.count()).select_from(sign_ins)

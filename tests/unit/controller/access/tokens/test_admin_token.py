@@ -28,13 +28,13 @@ def _settings(folder: Path, token: str | None = None) -> ControllerSettings:
     return ControllerSettings(state_dir=folder, admin_token=admin_token)
 
 
-def asked(authorization: str | None) -> RequestInfo:
+def request_with(authorization: str | None) -> RequestInfo:
     return RequestInfo(authorization, None, None, False, "127.0.0.1")
 
 
 async def test_admin_token_authenticates_the_administrator(access: Access) -> None:
     for header in (f"Bearer {TOKEN}", f"bearer  {TOKEN} "):
-        assert (await access.authenticate(asked(header))).user_id == ADMINISTRATOR
+        assert (await access.authenticate(request_with(header))).user_id == ADMINISTRATOR
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ async def test_admin_token_authenticates_the_administrator(access: Access) -> No
 )
 async def test_other_tokens_are_refused(access: Access, header: str | None) -> None:
     with pytest.raises(NotSignedIn) as caught:
-        await access.authenticate(asked(header))
+        await access.authenticate(request_with(header))
     assert TOKEN not in caught.value.line()
 
 
@@ -69,7 +69,7 @@ async def test_admin_token_file_is_created_once(store: Database, tmp_path: Path)
     token = path.read_text().strip()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     again = await open_access(store, _settings(tmp_path))
-    assert (await again.authenticate(asked(f"Bearer {token}"))).user_id == ADMINISTRATOR
+    assert (await again.authenticate(request_with(f"Bearer {token}"))).user_id == ADMINISTRATOR
     assert not [it for it in path.parent.iterdir() if it.name.startswith(".")]
 
 

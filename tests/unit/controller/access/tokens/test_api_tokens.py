@@ -20,9 +20,9 @@ SOME = frozenset({Scope.READ, Scope.ACCOUNT})
 
 
 async def _user(access: Access, name: str = "ann") -> Caller:
-    asked = from_browser()
-    begun = await access.accounts.sign_up(f"{name}@example.test", PASSWORD, None, asked)
-    return await access.authenticate(from_browser(begun.secret))
+    request = from_browser()
+    new_sign_in = await access.accounts.sign_up(f"{name}@example.test", PASSWORD, None, request)
+    return await access.authenticate(from_browser(new_sign_in.secret))
 
 
 async def test_token_authenticates_its_user_within_scopes(access: Access) -> None:
@@ -145,9 +145,9 @@ async def test_token_changes_are_audited_and_emitted(access: Access, store: Data
     noted = sa.select(audit_log.c.action, audit_log.c.reason).where(
         audit_log.c.subject == token.token_id
     )
-    told = sa.select(events.c.data).where(events.c.subject == token.token_id)
+    event_list = sa.select(events.c.data).where(events.c.subject == token.token_id)
     async with store.read() as connection:
         entries = [tuple(it) for it in await connection.execute(noted)]
-        statuses = {it["status"] for it in (await connection.execute(told)).scalars()}
+        statuses = {it["status"] for it in (await connection.execute(event_list)).scalars()}
     assert entries == [("token.create", "account read"), ("token.revoke", "")]
     assert statuses == {"created", "revoked"}

@@ -20,9 +20,9 @@ HERE, THERE = SessionId("this-session"), SessionId("another-session")
 
 
 async def _user(access: Access, name: str = "ann") -> Caller:
-    asked = from_browser()
-    begun = await access.accounts.sign_up(f"{name}@example.test", PASSWORD, None, asked)
-    return await access.authenticate(from_browser(begun.secret))
+    request = from_browser()
+    new_sign_in = await access.accounts.sign_up(f"{name}@example.test", PASSWORD, None, request)
+    return await access.authenticate(from_browser(new_sign_in.secret))
 
 
 async def _refused(access: Access, caller: Caller, session_id: SessionId, secret: str) -> None:
@@ -61,7 +61,7 @@ async def test_ticket_expires_after_30_seconds(access: Access, store: Database) 
     ann = await _user(access)
     ticket = await access.view_tickets.issue(ann, HERE)
     assert ticket.expires_at - now() <= LIFETIME
-    await _make_older(store, now())
+    await _backdate(store, now())
     await _refused(access, ann, HERE, ticket.secret)
 
 
@@ -72,7 +72,7 @@ async def test_unused_tickets_are_limited_and_pruned(access: Access, store: Data
     with pytest.raises(TooManyRequests):
         await access.view_tickets.issue(ann, HERE)
     await access.view_tickets.issue(ben, HERE)
-    await _make_older(store, now())
+    await _backdate(store, now())
     await access.view_tickets.issue(ann, HERE)
     async with store.read() as connection:
         assert await connection.scalar(sa.select(sa.func.count()).select_from(view_tickets)) == 1
@@ -89,6 +89,6 @@ async def test_ticket_is_stored_as_a_hash_and_hidden_in_repr(
     assert ticket.secret not in repr(rows)
 
 
-async def _make_older(store: Database, at: datetime) -> None:
+async def _backdate(store: Database, at: datetime) -> None:
     async with store.write() as connection:
         await connection.execute(sa.update(view_tickets).values(expires_at=at))

@@ -28,24 +28,24 @@ def _caller(name: str, role: Role = Role.USER) -> Caller:
 
 
 def test_limit_is_counted_per_user() -> None:
-    things, ann, ben = ConcurrencyLimit(2, "things"), _caller("ann"), _caller("ben")
+    limit, ann, ben = ConcurrencyLimit(2, "things"), _caller("ann"), _caller("ben")
     for _ in range(2):  # ended ones do not count
-        with ExitStack() as held:
+        with ExitStack() as stack:
             for user in (ann, ann, ben):
-                held.enter_context(things.acquire(user))
+                stack.enter_context(limit.acquire(user))
             with pytest.raises(TooManyRequests, match="2 things"):
-                held.enter_context(things.acquire(ann))
+                stack.enter_context(limit.acquire(ann))
 
 
 def test_administrators_are_limited_only_if_included() -> None:
     root = _caller("root", Role.ADMINISTRATOR)
-    with ExitStack() as held:
+    with ExitStack() as stack:
         for _ in range(3):
-            held.enter_context(ConcurrencyLimit(1, "things").acquire(root))
+            stack.enter_context(ConcurrencyLimit(1, "things").acquire(root))
         strict = ConcurrencyLimit(1, "things", include_administrators=True)
-        held.enter_context(strict.acquire(root))
+        stack.enter_context(strict.acquire(root))
         with pytest.raises(TooManyRequests):
-            held.enter_context(strict.acquire(root))
+            stack.enter_context(strict.acquire(root))
 
 
 async def test_stalled_reader_loses_its_stream(
@@ -54,7 +54,7 @@ async def test_stalled_reader_loses_its_stream(
     monkeypatch.setattr(streams, "STALL_TIMEOUT_S", 0.1)
     ended = []
 
-    async def told() -> AsyncGenerator[str]:
+    async def chunks() -> AsyncGenerator[str]:
         try:
             yield "never taken"
         finally:
@@ -67,11 +67,11 @@ async def test_stalled_reader_loses_its_stream(
         await asyncio.Event().wait()
 
     async def begin_and_stall() -> None:
-        generator = told()
+        generator = chunks()
         assert await anext(generator)
-        with ExitStack() as held:
-            held.callback(ended.append, "held")
-            stream = streams.ResourceStream(generator, streams.SSE, held.pop_all())
+        with ExitStack() as stack:
+            stack.callback(ended.append, "held")
+            stream = streams.ResourceStream(generator, streams.SSE, stack.pop_all())
         await stream({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
 
     await asyncio.wait_for(begin_and_stall(), LIMIT_S)
@@ -90,11 +90,11 @@ async def test_chat_turn_ends_when_access_ends(monkeypatch: pytest.MonkeyPatch, 
         finally:
             ended.append(True)
 
-    async def asked() -> bool:
+    async def check_access() -> bool:
         return may
 
     turn: Any = SimpleNamespace(events=events)
-    lines = [json.loads(line) async for line in one_shot._lines(turn, asked)]
+    lines = [json.loads(line) async for line in one_shot._lines(turn, check_access)]
     assert lines[-1] == {"type": "end", "ok": may, "text": "secret" if may else ""}
     assert ("secret" in str(lines)) is may
     assert ended

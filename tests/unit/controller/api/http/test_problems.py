@@ -181,15 +181,15 @@ async def test_unknown_host_names_are_refused(
 
 
 async def test_https_public_url_sends_hsts() -> None:
-    for url, told in (("https://polydev.example", True), ("http://polydev.example", False)):
+    for url, documented in (("https://polydev.example", True), ("http://polydev.example", False)):
         headers = (await _app(url).get("/nowhere")).headers
-        assert ("strict-transport-security" in headers) is told
+        assert ("strict-transport-security" in headers) is documented
 
 
 def test_route_documents_its_own_and_common_errors() -> None:
-    told = problem_responses(MachineBusy, NoSuchMachine)
-    assert list(told) == [401, 403, 404, 409, 413, 422, 503]
-    schema = told[409]["content"]["application/problem+json"]["schema"]
+    documented = problem_responses(MachineBusy, NoSuchMachine)
+    assert list(documented) == [401, 403, 404, 409, 413, 422, 503]
+    schema = documented[409]["content"]["application/problem+json"]["schema"]
     assert schema["properties"]["code"]["enum"] == ["machine-busy"]
     assert 401 not in public_problem_responses()
     assert set(problem_responses(TooManyRequests)[429]["headers"]) == {"Retry-After"}

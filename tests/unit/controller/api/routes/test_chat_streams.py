@@ -21,7 +21,7 @@ from polydev.shared.domain import Scope, User, UserId, now
 ANN = User(UserId("ann"), "ann@example.test", now())
 
 
-async def _may() -> bool:
+async def _check_access() -> bool:
     return True
 
 
@@ -37,10 +37,10 @@ async def test_stream_of_a_deleted_chat_ends(
     chats = Chats(database, ControllerSettings())
     services = cast(Services, SimpleNamespace(chats=chats))
     chat = await chats.create(caller, "codex", "")
-    may = api._listen_check(services, caller, chat.chat_id, _may)
-    told = api._event_frames(chats.subscribe(caller, chat.chat_id, 0, 0.05), may)
-    assert [await anext(told) for _ in range(4)][1:] == [": still here\n\n"] * 3
+    check = api._listen_check(services, caller, chat.chat_id, _check_access)
+    frames = api._event_frames(chats.subscribe(caller, chat.chat_id, 0, 0.05), check)
+    assert [await anext(frames) for _ in range(4)][1:] == [": still here\n\n"] * 3
     await chats.delete(caller, chat.chat_id)
     async with asyncio.timeout(10):
-        assert {piece async for piece in told} <= {": still here\n\n"}
+        assert {piece async for piece in frames} <= {": still here\n\n"}
     await database.close()

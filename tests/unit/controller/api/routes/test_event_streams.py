@@ -31,21 +31,23 @@ async def store(tmp_path: Path) -> AsyncIterator[Database]:
     await database.close()
 
 
-class Gate:
+class PermissionCheck:
     """A permission check that counts its calls."""
 
     def __init__(self) -> None:
-        self.opens = True
-        self.asked = 0
+        self.allowed = True
+        self.calls = 0
 
     async def __call__(self) -> bool:
-        self.asked += 1
-        return self.opens
+        self.calls += 1
+        return self.allowed
 
 
-def _stream(store: Database, gate: Gate, wanted: int | None = None) -> AsyncIterator[str]:
+def _stream(
+    store: Database, check: PermissionCheck, resume_after: int | None = None
+) -> AsyncIterator[str]:
     services: Any = SimpleNamespace(database=store)
-    return api._event_stream(services, ANN, wanted, gate)
+    return api._event_stream(services, ANN, resume_after, check)
 
 
 async def _next(stream: AsyncIterator[str]) -> str:
@@ -62,21 +64,21 @@ async def test_quiet_stream_sends_heartbeats(
     store: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(api, "HEARTBEAT_S", 0.05)
-    gate = Gate()
-    stream = _stream(store, gate)
+    check = PermissionCheck()
+    stream = _stream(store, check)
     assert await _next(stream) == "id: 0\n\n"
     assert [await _next(stream) for _ in range(3)] == [": still here\n\n"] * 3
-    assert gate.asked >= 3
+    assert check.calls >= 3
 
 
 @pytest.mark.parametrize("sign", ["heartbeat", "token", "account"])
 async def test_stream_ends_when_access_ends(
     store: Database, monkeypatch: pytest.MonkeyPatch, sign: str
 ) -> None:
-    gate = Gate()
-    stream = _stream(store, gate)
+    check = PermissionCheck()
+    stream = _stream(store, check)
     await _next(stream)
-    gate.opens = False
+    check.allowed = False
     if sign == "heartbeat":
         monkeypatch.setattr(api, "HEARTBEAT_S", 0.05)
     waiting = asyncio.create_task(_next(stream))
@@ -89,7 +91,7 @@ async def test_stream_ends_when_access_ends(
 
 async def test_reader_catches_up_over_several_pages(store: Database) -> None:
     await _emit(store, count=events.PAGE + 20)
-    stream = _stream(store, Gate(), wanted=0)
+    stream = _stream(store, PermissionCheck(), resume_after=0)
     assert await _next(stream) == "id: 0\n\n"
     first, second = await _next(stream), await _next(stream)
     assert first.count("event: machine") == events.PAGE
@@ -100,7 +102,7 @@ async def test_reader_of_pruned_events_gets_a_reset(store: Database) -> None:
     await _emit(store, count=10)
     async with store.write() as connection:
         await events.prune(connection, now().replace(year=2000), keep=3)
-    stream = _stream(store, Gate(), wanted=2)
+    stream = _stream(store, PermissionCheck(), resume_after=2)
     assert await _next(stream) == "id: 10\nevent: reset\ndata: {}\n\n"
     await _emit(store)
     assert "id: 11\nevent: machine\n" in await _next(stream)

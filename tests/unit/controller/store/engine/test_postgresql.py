@@ -117,13 +117,13 @@ async def test_read_cancelled_at_any_point_leaves_a_usable_connection(
         for _ in range(moment):
             await asyncio.sleep(0)
         reading.cancel()
-        is_cut = await _is_cut(reading)
+        is_cut = await _is_cancelled(reading)
         await _add(store, f"after moment {moment}")
         moment += 1
     assert moment > 10
 
 
-async def _is_cut(task: asyncio.Task[object]) -> bool:
+async def _is_cancelled(task: asyncio.Task[object]) -> bool:
     try:
         await asyncio.wait_for(task, LIMIT_S)
     except asyncio.CancelledError:
@@ -238,7 +238,7 @@ async def test_login_without_create_right_is_reported(postgres: Cluster, tmp_pat
     refused = await _refusal(url, tmp_path)
     name = url.rpartition("/")[2]
     assert f"ALTER DATABASE {name} OWNER TO {APP};" in refused.line()
-    _as_told(postgres, refused)
+    _run_hint(postgres, refused)
     await migrate(url, tmp_path)
     postgres.drop(url)
 
@@ -253,12 +253,12 @@ async def test_login_without_role_right_is_reported(own_cluster: Cluster, tmp_pa
         url = own_cluster.url(name, "plain", "plain")
         refused = await _refusal(url, tmp_path)
         assert ("CREATE ROLE" in refused.hint) == missing
-        _as_told(own_cluster, refused)
+        _run_hint(own_cluster, refused)
         await migrate(url, tmp_path)
         own_cluster.administer("REVOKE polydev_worker, polydev_person FROM plain")
 
 
-def _as_told(cluster: Cluster, refused: BadSettings) -> None:
+def _run_hint(cluster: Cluster, refused: BadSettings) -> None:
     cluster.administer(refused.hint.partition("run: ")[2])
 
 

@@ -36,9 +36,13 @@ async def _record(store: Database, *entries: AuditEntry) -> None:
             await audit.record(connection, entry)
 
 
-async def _found(store: Database, sought: AuditFilter, span: PageSpec | None = None) -> list[str]:
+async def _subjects(
+    store: Database, audit_filter: AuditFilter, page_spec: PageSpec | None = None
+) -> list[str]:
     async with store.read() as connection:
-        return [it.entry.subject for it in await audit.list_entries(connection, sought, span)]
+        return [
+            it.entry.subject for it in await audit.list_entries(connection, audit_filter, page_spec)
+        ]
 
 
 async def test_entry_is_read_back_unchanged(store: Database) -> None:
@@ -59,7 +63,7 @@ async def test_entries_are_filtered(store: Database) -> None:
         AuditEntry(BEN, "machinery.oil", "c", BEN),
         AuditEntry("controller", "key.rotate", "d"),
     )
-    for sought, subjects in (
+    for audit_filter, subjects in (
         (AuditFilter(), "dcba"),
         (AuditFilter(actor=ANN), "ba"),
         (AuditFilter(owner=BEN), "cb"),
@@ -74,15 +78,15 @@ async def test_entries_are_filtered(store: Database) -> None:
         (AuditFilter(until=before), ""),
         (AuditFilter(since=now()), ""),
     ):
-        assert "".join(await _found(store, sought)) == subjects, sought
+        assert "".join(await _subjects(store, audit_filter)) == subjects, audit_filter
 
 
 async def test_entries_are_paginated(store: Database) -> None:
     await _record(store, *(AuditEntry(ANN, "key.rotate", str(number)) for number in range(5)))
-    assert await _found(store, AuditFilter(), PageSpec(2)) == ["4", "3"]
+    assert await _subjects(store, AuditFilter(), PageSpec(2)) == ["4", "3"]
     async with store.read() as connection:
         last = (await audit.list_entries(connection, AuditFilter(), PageSpec(2)))[-1].entry_id
-    assert await _found(store, AuditFilter(), PageSpec(2, (last,))) == ["2", "1"]
+    assert await _subjects(store, AuditFilter(), PageSpec(2, (last,))) == ["2", "1"]
 
 
 async def test_users_see_only_entries_that_concern_them(store: Database) -> None:
@@ -128,7 +132,7 @@ async def test_postgresql_refuses_changes_of_the_audit_log(store: Database) -> N
             with pytest.raises(DBAPIError):
                 async with store.write(who) as connection:
                     await connection.execute(statement)
-    assert await _found(store, AuditFilter()) == ["s"]
+    assert await _subjects(store, AuditFilter()) == ["s"]
 
 
 async def test_old_entries_are_pruned(store: Database, tmp_path: Path) -> None:
@@ -142,6 +146,6 @@ async def test_old_entries_are_pruned(store: Database, tmp_path: Path) -> None:
             await connection.execute(sa.insert(events_table).values(**event, at=at))
         await event_outbox.emit(connection, ANN, "machine", "new")
     await Retention(store, settings).run_once()
-    assert await _found(store, AuditFilter()) == ["59"]
+    assert await _subjects(store, AuditFilter()) == ["59"]
     async with store.read(ANN) as connection:
         assert [it.subject for it in await events.list_after(connection, ANN, 0)] == ["new"]

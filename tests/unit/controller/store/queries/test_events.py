@@ -26,7 +26,7 @@ async def _users(store: Database) -> None:
             await users.insert(connection, User(name, f"{name}@example.test", now()))
 
 
-async def _of(store: Database, user: UserId, after: int = 0) -> list[Event]:
+async def _events(store: Database, user: UserId, after: int = 0) -> list[Event]:
     async with store.read(user) as connection:
         return await events.list_after(connection, user, after)
 
@@ -56,7 +56,7 @@ async def test_session_changes_emit_events(store: Database) -> None:
         )
     async with store.write() as connection:
         await sessions.end(connection, session.session_id, SessionStatus.FAILED, now())
-    told = await _of(store, ANN)
+    told = await _events(store, ANN)
     assert {(it.kind, it.subject) for it in told} == {("session", session.session_id)}
     assert [(it.data["status"], it.data.get("step"), it.data.get("outcome")) for it in told] == [
         ("queued", None, None),
@@ -65,7 +65,7 @@ async def test_session_changes_emit_events(store: Database) -> None:
         ("running", "a", None),
         ("cancelled", "a", None),
     ]
-    assert await _of(store, BEN) == []
+    assert await _events(store, BEN) == []
 
 
 async def test_machine_changes_emit_events(store: Database) -> None:
@@ -82,7 +82,7 @@ async def test_machine_changes_emit_events(store: Database) -> None:
     for state in (MachineState.DESTROYED, MachineState.RUNNING):
         async with store.write() as connection:
             await machines.set_state(connection, machine.vm_id, state)
-    told = await _of(store, ANN)
+    told = await _events(store, ANN)
     assert [it.data["status"] for it in told] == [
         *("creating", "running", "stopped", "failed", "destroyed")
     ]
@@ -100,7 +100,7 @@ async def test_credential_changes_emit_events(store: Database) -> None:
         await credentials.delete_replaced(connection, new.credential_id)
     async with store.write() as connection:
         await credentials.delete(connection, new.credential_id)
-    told = await _of(store, ANN)
+    told = await _events(store, ANN)
     assert [it.subject for it in told] == [
         *(old.credential_id, new.credential_id, old.credential_id, new.credential_id)
     ]
@@ -114,7 +114,7 @@ async def test_two_changes_in_one_transaction_emit_one_event(store: Database) ->
         await sessions.insert(connection, session)
         await sessions.update(connection, session.session_id, status=SessionStatus.RUNNING)
         await sessions.end(connection, session.session_id, SessionStatus.FAILED, now())
-    (only,) = await _of(store, ANN)
+    (only,) = await _events(store, ANN)
     assert only.data["status"] == "failed"
 
 
@@ -127,7 +127,7 @@ async def test_rolled_back_change_emits_no_event(store: Database) -> None:
     with pytest.raises(RuntimeError):
         await add_and_fail()
     await _emit(store, ANN, "after")
-    assert [it.subject for it in await _of(store, ANN)] == ["after"]
+    assert [it.subject for it in await _events(store, ANN)] == ["after"]
 
 
 async def test_deleted_user_gets_no_events(store: Database) -> None:
@@ -142,7 +142,7 @@ async def test_deleted_user_gets_no_events(store: Database) -> None:
 async def test_event_values_are_shortened(store: Database) -> None:
     async with store.write() as connection:
         await event_outbox.emit(connection, ANN, "session", "s", status="x" * 5000, step=None)
-    (only,) = await _of(store, ANN)
+    (only,) = await _events(store, ANN)
     assert only.data == {"status": "x" * 64}
 
 
@@ -150,17 +150,17 @@ async def test_reader_continues_after_its_last_id(store: Database) -> None:
     await _emit(store, ANN, "a", "b")
     await _emit(store, BEN, "other")
     await _emit(store, ANN, "c")
-    first, second, third = await _of(store, ANN)
-    assert [it.subject for it in await _of(store, ANN, first.event_id)] == ["b", "c"]
-    assert [it.subject for it in await _of(store, ANN, second.event_id)] == ["c"]
-    assert await _of(store, ANN, third.event_id) == []
+    first, second, third = await _events(store, ANN)
+    assert [it.subject for it in await _events(store, ANN, first.event_id)] == ["b", "c"]
+    assert [it.subject for it in await _events(store, ANN, second.event_id)] == ["c"]
+    assert await _events(store, ANN, third.event_id) == []
 
 
 @pytest.mark.parametrize("by", ["count", "age"])
 async def test_pruned_events_are_detected(store: Database, by: str) -> None:
     await _emit(store, ANN, *"abcde")
     await _emit(store, BEN, "other")
-    told = await _of(store, ANN)
+    told = await _events(store, ANN)
     keep = 2 if by == "count" else 1000
     if by == "age":
         async with store.write() as connection:
@@ -170,8 +170,8 @@ async def test_pruned_events_are_detected(store: Database, by: str) -> None:
     for _ in range(2):
         async with store.write() as connection:
             await events.prune(connection, now() - timedelta(days=7), keep)
-    assert [it.subject for it in await _of(store, ANN)] == ["d", "e"]
-    assert [it.subject for it in await _of(store, BEN)] == ["other"]
+    assert [it.subject for it in await _events(store, ANN)] == ["d", "e"]
+    assert [it.subject for it in await _events(store, BEN)] == ["other"]
     async with store.read(ANN) as connection:
         whole = [await events.is_complete_after(connection, ANN, it.event_id) for it in told]
         assert whole == [False, False, True, True, True]
@@ -183,7 +183,7 @@ async def test_pruned_events_are_detected(store: Database, by: str) -> None:
 
 async def test_reader_at_the_end_survives_a_full_prune(store: Database) -> None:
     await _emit(store, ANN, "a", "b")
-    _, last = await _of(store, ANN)
+    _, last = await _events(store, ANN)
     async with store.write() as connection:
         await events.prune(connection, now() + timedelta(days=1), 1000)
     async with store.read(ANN) as connection:
@@ -191,7 +191,7 @@ async def test_reader_at_the_end_survives_a_full_prune(store: Database) -> None:
         assert await events.is_complete_after(connection, ANN, last.event_id)
         assert not await events.is_complete_after(connection, ANN, 0)
     await _emit(store, ANN, "c")
-    assert [it.subject for it in await _of(store, ANN, last.event_id)] == ["c"]
+    assert [it.subject for it in await _events(store, ANN, last.event_id)] == ["c"]
 
 
 async def test_reader_misses_nothing_during_concurrent_writes(store: Database) -> None:
@@ -213,7 +213,7 @@ async def test_reader_misses_nothing_during_concurrent_writes(store: Database) -
         after = 0
         while True:
             is_last = done.is_set()
-            found = await _of(store, ANN, after)
+            found = await _events(store, ANN, after)
             seen.extend(found)
             after = found[-1].event_id if found else after
             if is_last and not found:

@@ -118,7 +118,7 @@ async def count_active_for_user(connection: AsyncConnection, user_id: UserId) ->
 async def has_active_turn(connection: AsyncConnection, machine: Machine) -> bool:
     """Check for an active turn of a chat that uses the machine.
 
-    Under the lock of `locks.hold("chats", owner)` no turn is added at the same time.
+    Under the lock of `locks.acquire("chats", owner)` no turn is added at the same time.
     """
     others = sa.select(vms.c.vm_id).where(
         vms.c.user_id == machine.user_id,
