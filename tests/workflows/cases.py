@@ -1,7 +1,7 @@
-"""Every workflow that is a saga, as the matrix drives it: one entry each, without its steps.
+"""The kill matrix's cases: one entry per saga, without its steps.
 
-The steps come from the saga itself, as a controller that ran it tells them, so that a new step is
-covered by itself; and a workflow without an entry here fails a test of the matrix.
+The controller reports the steps of each saga, so the matrix also covers a new step. A workflow
+without an entry here fails a test of the matrix.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ async def _nothing(world: World) -> str:
 
 @dataclass(frozen=True)
 class Case:
-    """A workflow: how to get to where it can begin, begin it, and know how it ended."""
+    """A workflow, with functions to prepare it, begin it and check its outcome."""
 
     name: str
     begin: Begin
-    """Gets what `prepare` gave; returns the subject that the other functions get."""
+    """Takes the result of `prepare`; returns the subject for the other functions."""
     completed: Settle
-    """Waits until it has completed, checks what it left, and removes that again."""
+    """Waits for completion, checks the result and removes it."""
     failed: Settle
-    """Waits until it has failed and been undone, checks that, and removes what was prepared."""
+    """Waits for failure and undo, checks the result and removes what `prepare` created."""
     prepare: Callable[[World], Awaitable[str]] = field(default=_nothing)
     is_on_both: bool = False
-    """Whether the tests of every day run it on PostgreSQL, too: the sagas that differ most."""
+    """True if `make test` also runs it on PostgreSQL: the sagas that differ most."""
 
 
 # -- connect -----------------------------------------------------------------------------------
@@ -78,8 +78,8 @@ async def _connected_by_key(world: World, session_id: str) -> None:
     assert session["status"] == "completed", session["error"]
     cli = session["cliVM"]["vmId"]
     await world.assert_clean(cli)
-    kept = await world.credentials(cli, "codex")
-    assert kept == {"auth_mode": "apikey", "OPENAI_API_KEY": API_KEY}
+    stored = await world.credentials(cli, "codex")
+    assert stored == {"auth_mode": "apikey", "OPENAI_API_KEY": API_KEY}
     (listed,) = await world.controller.ask("GET", "/api/credentials")
     assert (listed["kind"], listed["vmId"], listed["validity"]) == ("api_key", cli, "valid")
     await world.destroy(cli)
@@ -87,8 +87,8 @@ async def _connected_by_key(world: World, session_id: str) -> None:
 
 async def _not_connected_by_key(world: World, session_id: str) -> None:
     await _not_connected(world, session_id)
-    standing = await world.controller.ask("GET", "/api/credentials")
-    assert [it for it in standing if it["vmId"] is None] == []
+    listed = await world.controller.ask("GET", "/api/credentials")
+    assert [it for it in listed if it["vmId"] is None] == []
 
 
 # -- machines ----------------------------------------------------------------------------------
@@ -184,8 +184,8 @@ async def _creation_failed(world: World, vm_id: str) -> None:
 async def _is_left(world: World, vm_id: str) -> None:
     view = await world.until_machine(vm_id, "failed", "running", "stopped", "hibernated")
     assert list(await world.states()) == [view["vm_id"]]
-    if "hibernated" in (told := (view["status"], (await world.states())[vm_id])):
-        assert told == ("hibernated", "hibernated"), "its row says what its host says"
+    if "hibernated" in (states := (view["status"], (await world.states())[vm_id])):
+        assert states == ("hibernated", "hibernated"), "its row agrees with its host"
     await _remove(world, vm_id)
 
 
@@ -197,7 +197,7 @@ async def _remove(world: World, vm_id: str) -> None:
 
 
 async def _delivered(world: World) -> str:
-    """The machine that holds a credential; subjects below are machines, since one has one."""
+    """A machine with a credential; the subjects below are machines, which have one each."""
     session = await world.controller.until(await world.controller.connect("codex"))
     assert session["status"] == "completed", session["error"]
     return str(session["cliVM"]["vmId"])
@@ -219,11 +219,11 @@ async def _is_revoked(world: World, vm_id: str) -> None:
     await _remove(world, vm_id)
 
 
-# -- people ------------------------------------------------------------------------------------
+# -- users -------------------------------------------------------------------------------------
 
 
 async def _user_with_everything(world: World) -> str:
-    """A person with a machine, a credential, a sign-in and a token."""
+    """A user with a machine, a credential, a sign-in and a token."""
     user = await a_user(world.controller, "ann")
     async with await user.by_token("read", "connect") as client:
         asked = (await client.post("/api/auth/start", json={"provider": "codex"})).json()
@@ -274,6 +274,6 @@ CASES = (
 )
 
 ELSEWHERE = {
-    "rotate-keys": "test_rotation.py: no saga, it seals rows anew one by one",
+    "rotate-keys": "test_rotation.py: no saga; it reseals row by row",
 }
-"""Workflows that are killed, failed and done twice in a file of their own, and why."""
+"""Workflows with their own tests of kills, failures and repeats, and why."""

@@ -1,4 +1,4 @@
-"""What every test of workflows and API stands on."""
+"""Fixtures for tests of workflows and the API."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def tmp_path() -> Iterator[Path]:
 
 @pytest.fixture
 def postgresql_url(postgres: Cluster) -> Iterator[str]:
-    """A fresh PostgreSQL database that a controller has started over."""
+    """A fresh PostgreSQL database with tables and journal."""
     url = postgres.database(with_journal=True)
     yield url
     postgres.drop(url)

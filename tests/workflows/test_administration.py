@@ -1,4 +1,4 @@
-"""What administrators do with hosts, and with everybody's machines and sessions."""
+"""Administrators' operations on hosts, and on machines and sessions of all users."""
 
 from __future__ import annotations
 
@@ -106,17 +106,16 @@ async def test_only_the_local_administrator_resets_passwords(
         made = (await client.post(path)).json()
         assert (await anns.get("/api/account")).status_code == 401, "her sign-ins have ended"
         assert await _audit_entries(client, "person.password") == [(ann.user_id, "")]
-        nobody = await client.post("/api/admin/people/nobody/password")
-        assert (nobody.status_code, nobody.json()["code"]) == (404, "no-such-person")
+        unknown = await client.post("/api/admin/people/nobody/password")
+        assert (unknown.status_code, unknown.json()["code"]) == (404, "no-such-person")
         role = {"role": "administrator"}
         await client.post(f"/api/admin/people/{ann.user_id}/role", json=role)
-    anew = world.controller.client_as()
-    async with anew:
-        told = {"email": made["email"], "password": made["password"]}
-        signed_in = await anew.post("/api/account/sign-in", json=told)
+    async with world.controller.client_as() as fresh:
+        asked = {"email": made["email"], "password": made["password"]}
+        signed_in = await fresh.post("/api/account/sign-in", json=asked)
         assert signed_in.status_code == 200, signed_in.text
         csrf = {"X-CSRF-Token": signed_in.json()["csrfToken"]}
-        refused = await anew.post("/api/admin/people/admin/password", headers=csrf)
+        refused = await fresh.post("/api/admin/people/admin/password", headers=csrf)
         assert (refused.status_code, refused.json()["code"]) == (403, "not-allowed")
 
 

@@ -1,4 +1,4 @@
-"""Connecting with an API key: exactly one credential counts, and the key is where it belongs."""
+"""Connecting with an API key: one credential per provider, and no leaked keys."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def connected(world: World, session_id: str) -> VmId:
 
 
 async def contents(world: World, vm_id: VmId, of: str) -> dict[str, bytes]:
-    """What stands at the provider's places, and at those where delivery sets things aside."""
+    """Read the provider's credential files and the backups that delivery makes."""
     found = {}
     async with world.agent.host() as host:
         for path in credential_paths(provider(of)):
@@ -110,9 +110,9 @@ async def test_users_own_settings_survive(world: World) -> None:
     await connected(world, await hand_in(world, "gemini_cli"))
     found = await contents(world, cli, "gemini_cli")
     assert found["/root/.gemini/.env"].decode() == f"# mine\nHTTP_TIMEOUT=3\nGEMINI_API_KEY={KEY}\n"
-    told = json.loads(found[settings])
-    assert told["ui"] == theirs["ui"]
-    assert told["security"]["auth"] == {"enforced": True, "selectedType": "gemini-api-key"}
+    merged = json.loads(found[settings])
+    assert merged["ui"] == theirs["ui"]
+    assert merged["security"]["auth"] == {"enforced": True, "selectedType": "gemini-api-key"}
     listed = await world.controller.ask("GET", "/api/credentials")
     which = next(it for it in listed if it["provider"] == "gemini_cli")
     await revoked(world, which["credentialId"])
@@ -152,8 +152,8 @@ async def test_new_key_replaces_the_old_one(world: World) -> None:
     assert await connected(world, await hand_in(world, "codex", OTHER_KEY)) == cli
     second = await the_credential(world)
     assert first["credentialId"] != second["credentialId"]
-    kept = await world.credentials(cli, "codex")
-    assert kept["OPENAI_API_KEY"] == OTHER_KEY
+    stored = await world.credentials(cli, "codex")
+    assert stored["OPENAI_API_KEY"] == OTHER_KEY
     verdict = await validated(world, second)
     assert verdict["validity"] == "valid"
     await put(world, cli, "/root/.codex/auth.json", json.dumps({"OPENAI_API_KEY": KEY}).encode())
@@ -163,7 +163,7 @@ async def test_new_key_replaces_the_old_one(world: World) -> None:
 async def test_same_key_joins_the_session_and_another_is_refused(
     world: World,
 ) -> None:
-    with world.controller.held():  # or they might have ended already
+    with world.controller.held():  # otherwise they might have ended already
         login = await world.controller.connect("claude_code")
         status, problem = await refused(world, "claude_code", KEY)
         assert (status, problem["code"]) == (409, LoginUnderway.code)
@@ -214,7 +214,7 @@ async def test_key_is_only_in_the_machine_and_sealed(world: World, tmp_path: Pat
 
 
 async def refused(world: World, of: str, key: str) -> tuple[int, dict[str, Any]]:
-    """The status and the problem that handing in that key is answered with."""
+    """Hand in a key that must be refused; return the status and the problem."""
     async with world.controller.client() as client:
         asked = {"provider": of, "apiKey": key}
         answer = await client.post("/api/auth/key", json=asked)

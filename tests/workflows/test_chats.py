@@ -1,4 +1,4 @@
-"""Chats with simulated CLIs, over the API: what a turn tells, and what survives what."""
+"""Chats with simulated CLIs over the API: events of turns, and recovery."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def chat(world: World) -> ChatClient:
 
 
 def ending(events: list[Event]) -> tuple[str, str | None]:
-    """Why the last turn ended, and with what problem."""
+    """The end reason and error code of the last turn."""
     last = events[-1]
     assert last["kind"] == "turn_ended"
     return last["reason"], last["error"] and last["error"]["code"]
@@ -59,9 +59,9 @@ async def test_streamed_and_stored_events_are_equal(chat: ChatClient) -> None:
     assert len([it for it in heard if it["kind"] == "text"]) > 20, "it came piece by piece"
 
 
-@pytest.mark.parametrize(("choice", "tells"), [("allow_once", "Wrote"), ("reject_once", "left")])
+@pytest.mark.parametrize(("choice", "text"), [("allow_once", "Wrote"), ("reject_once", "left")])
 async def test_user_decides_on_permission_requests(
-    world: World, chat: ChatClient, choice: str, tells: str
+    world: World, chat: ChatClient, choice: str, text: str
 ) -> None:
     number = await chat.ask("write a.txt: hello")
     asked = (await chat.until("permission", number))[-1]
@@ -71,7 +71,7 @@ async def test_user_decides_on_permission_requests(
     events = await chat.until("turn_ended", number)
     [answered] = [it for it in events if it["kind"] == "permission_answered"]
     assert answered["requestId"] == asked["requestId"]
-    assert tells in joined_text(events)
+    assert text in joined_text(events)
     tools = [it for it in events if it["kind"] == "tool"]
     assert tools[-1]["status"] == ("completed" if choice == "allow_once" else "failed")
     async with world.agent.host() as host:
@@ -247,8 +247,8 @@ async def test_lost_conversation_restarts_with_a_notice(world: World, chat: Chat
     await chat.turn("remember the blue door")
     machine = (await chat.view())["vmId"]
     await world.controller.end()
-    kept = world.agent.state_dir / "machines" / machine / "simulated-root"
-    for path in (kept / "root/.polydev-simulated/sessions").iterdir():
+    root = world.agent.state_dir / "machines" / machine / "simulated-root"
+    for path in (root / "root/.polydev-simulated/sessions").iterdir():
         path.unlink()
     await world.controller.start()
     events = await chat.turn("what did I say")
@@ -293,8 +293,8 @@ async def test_chats_per_user_are_limited() -> None:
             await client.delete(f"/api/chats/{answers[0].json()['chatId']}")
             again = [await client.post("/api/chats", json=asked, headers=key) for _ in range(2)]
             assert again[0].json() == again[1].json()
-            told = (await client.get("/api/account/audit")).json()
-        assert [it["action"] for it in told][:3] == ["chat.create", "chat.delete", "chat.create"]
+            entries = (await client.get("/api/account/audit")).json()
+        assert [it["action"] for it in entries][:3] == ["chat.create", "chat.delete", "chat.create"]
 
 
 async def test_every_controller_serves_a_chat(postgres: Any) -> None:

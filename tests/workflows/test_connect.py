@@ -1,6 +1,6 @@
-"""The connect session: what it leaves when it completes, fails, is cancelled or waited for in vain.
+"""Connect sessions that complete, fail, expire or are cancelled.
 
-That each of its steps may fail, run twice and be cut is `test_matrix.py`'s.
+`test_matrix.py` tests failures, repeats and kills at each step.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ async def test_failed_undo_is_retried_by_the_reconciler(world: World) -> None:
     assert (await world.controller.until(session_id))["status"] == "failed"
     await world.agent.start()
     await world.controller.end()
-    await world.controller.start()  # the reconciler looks at once
+    await world.controller.start()  # the reconciler runs at once
     async with asyncio.timeout(60):
         while await world.rows():
             await asyncio.sleep(0.2)
@@ -210,7 +210,7 @@ async def test_stopped_cli_machine_is_started_to_write_credentials() -> None:
 
 @pytest.mark.parametrize("boot_s", [0, 3])
 async def test_session_continues_after_a_controller_restart(boot_s: int) -> None:
-    """While it waits for a person, and while machines are made."""
+    """Restart it while it waits for the user, and while it creates machines."""
     async with a_world({"login_end": "never", "boot_s": boot_s}) as world:
         await world.controller.start()
         session_id = await world.controller.connect("codex")

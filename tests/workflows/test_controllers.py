@@ -1,6 +1,6 @@
-"""Several controllers over one PostgreSQL: any of them serves, and the others go on when one dies.
+"""Several controllers of one PostgreSQL database: all serve, and survivors take over.
 
-The leases are the real ones: a dead controller is noticed ten seconds after its last breath.
+Leases have their real length: a dead controller is noticed after ten seconds.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ async def _several(
 
 
 async def _start(*controllers: ControllerProcess) -> None:
-    """Start those that are to have begun no workflow yet: each takes from the same queue."""
+    """Start controllers later, since each takes workflows from the same queue."""
     for controller in controllers:
         await controller.start()
         await controller.ask("GET", "/health")
 
 
 async def _begun(world: World, at: ControllerProcess, count: int) -> dict[str, str]:
-    """A session each of so many people: their tokens by the sessions' ids."""
+    """Start a session for each of `count` users; return tokens by session id."""
     tokens = list((await world.users(count)).values())
     sessions = await asyncio.gather(*(at.of(token).connect("codex") for token in tokens))
     return dict(zip(sessions, tokens, strict=True))
 
 
 async def _completed(at: ControllerProcess, sessions: dict[str, str]) -> list[str]:
-    """The CLI machines of sessions that must complete."""
+    """Wait until all sessions complete; return their CLI machines."""
     views = await asyncio.gather(*(at.of(token).until(it) for it, token in sessions.items()))
     for view in views:
         assert view["status"] == "completed", view["error"]
@@ -59,7 +59,7 @@ async def _completed(at: ControllerProcess, sessions: dict[str, str]) -> list[st
 
 
 async def _log_in(at: ControllerProcess, sessions: dict[str, str]) -> None:
-    """Each person pastes where their login led to."""
+    """Complete each login with a pasted callback URL."""
     for session_id, token in sessions.items():
         view = await at.of(token).until(session_id, "waiting_for_person")
         assert view["status"] == "waiting_for_person"
@@ -67,23 +67,23 @@ async def _log_in(at: ControllerProcess, sessions: dict[str, str]) -> None:
 
 
 async def _one_waits(at: ControllerProcess, sessions: dict[str, str]) -> None:
-    """Return when the first of them waits for its person."""
+    """Wait until the first session waits for its user."""
     session_id, token = next(iter(sessions.items()))
     view = await at.of(token).until(session_id, "waiting_for_person")
     assert view["status"] == "waiting_for_person"
 
 
 async def _counts(world: World) -> tuple[int, int]:
-    """How many machines there ever were, and how many credentials there are."""
+    """Count all machines ever created, and all credentials."""
     async with world.database() as database, database.read() as connection:
         machines = (await connection.execute(vms.select())).all()
-        kept = (await connection.execute(credentials.select())).all()
-    return len(machines), len(kept)
+        stored = (await connection.execute(credentials.select())).all()
+    return len(machines), len(stored)
 
 
-async def _until_logged(controller: ControllerProcess, words: str) -> None:
+async def _until_logged(controller: ControllerProcess, message: str) -> None:
     async with asyncio.timeout(LIMIT_S):
-        while words not in controller.log.read_text():
+        while message not in controller.log.read_text():
             await asyncio.sleep(0.1)
 
 
@@ -113,8 +113,8 @@ async def test_one_of_two_survivors_takes_over(postgresql_url: str) -> None:
         machines = await _completed(others[0], sessions)
         await world.assert_exact(*machines)
         assert await _counts(world) == (2 * len(sessions), len(sessions))
-        said = [it.log.read_text().count("took over ") for it in others]
-        assert sorted(said) == [0, 1]
+        lines = [it.log.read_text().count("took over ") for it in others]
+        assert sorted(lines) == [0, 1]
 
 
 async def test_controller_with_an_expired_lease_exits(postgresql_url: str) -> None:
@@ -130,9 +130,9 @@ async def test_controller_with_an_expired_lease_exits(postgresql_url: str) -> No
         finally:
             os.kill(first.pid, signal.SIGCONT)
         assert await first.ended() == EXIT_CODE
-        said = first.log.read_text().removeprefix(before).splitlines()
-        assert len([line for line in said if "lease of this controller expired" in line]) == 1
-        assert not [line for line in said if " started" in line], "it began a step"
+        lines = first.log.read_text().removeprefix(before).splitlines()
+        assert len([line for line in lines if "lease of this controller expired" in line]) == 1
+        assert not [line for line in lines if " started" in line], "it began a step"
         await world.assert_exact(*machines)
         assert await _counts(world) == (2 * len(sessions), len(sessions))
 
@@ -172,12 +172,14 @@ async def test_session_of_one_controller_completes_at_another(postgresql_url: st
     async with _several(postgresql_url, login_end="never") as (world, [first, second]):
         await _start(second)
         async with second.client() as client, client.stream("GET", "/api/events") as events:
-            told = asyncio.create_task(_until_streamed(events.aiter_lines(), "waiting_for_person"))
+            streamed = asyncio.create_task(
+                _until_streamed(events.aiter_lines(), "waiting_for_person")
+            )
             session_id = await first.connect("codex")
             began = time.monotonic()
             await second.until(session_id, "waiting_for_person")
-            await asyncio.wait_for(told, LIMIT_S)
-        assert time.monotonic() - began < 20, "it was not told, but looked for again"
+            await asyncio.wait_for(streamed, LIMIT_S)
+        assert time.monotonic() - began < 20, "the event came by polling, not by notification"
         await second.ask("POST", f"/api/auth/session/{session_id}/input", PASTED)
         [cli] = await _completed(second, {session_id: TOKEN})
         assert await first.session(session_id) == await second.session(session_id)
@@ -210,7 +212,7 @@ async def test_no_secret_is_in_the_database_or_its_journal(postgresql_url: str) 
 
 @pytest.mark.parametrize("step", ["create-machines", "write"])
 async def test_machine_of_a_dead_controller_keeps_its_token(postgresql_url: str, step: str) -> None:
-    """The key that tokens are derived from is every controller's."""
+    """All controllers share the key that tokens are derived from."""
     async with _several(postgresql_url) as (world, [first, second]):
         first.order(At(step, "after"))
         session_id = await first.connect("codex")
@@ -219,8 +221,8 @@ async def test_machine_of_a_dead_controller_keeps_its_token(postgresql_url: str,
         await world.assert_exact(*await _completed(second, {session_id: TOKEN}))
 
 
-async def _until_streamed(lines: Any, words: str) -> None:
+async def _until_streamed(lines: Any, text: str) -> None:
     async for line in lines:
-        if words in line:
+        if text in line:
             return
-    raise AssertionError(f"the stream ended before it told of {words}")
+    raise AssertionError(f"the stream ended before {text}")

@@ -1,4 +1,4 @@
-"""Credentials after their delivery: validated, taken back, exported, revoked."""
+"""Delivered credentials: validation, synchronization, export and revocation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CODEX = FILES["codex"]
 
 
 async def _connected(world: World, provider: str = "codex") -> tuple[str, str]:
-    """A credential and the CLI machine that it was written into."""
+    """Connect; return the credential's id and its CLI machine."""
     session = await world.controller.until(await world.controller.connect(provider))
     assert session["status"] == "completed", session["error"]
     found = next(it for it in await _listed(world) if it["provider"] == provider)
@@ -35,7 +35,7 @@ async def _post(world: World, credential_id: str, verb: str) -> Any:
 
 
 async def _write(world: World, vm_id: str, credentials: object) -> None:
-    """What a CLI in that machine leaves, or whoever works there."""
+    """Write a credentials file as a CLI or a user in the machine would."""
     content = credentials if isinstance(credentials, bytes) else json.dumps(credentials).encode()
     files = [WireFile.of(GuestFile(CODEX, content))]
     async with world.agent.host() as host:
@@ -65,9 +65,9 @@ async def test_listing_has_everything_but_the_secret(world: World) -> None:
     assert (codex["credentialId"], codex["validity"]) == (credential_id, "valid")
     assert codex["expiresAt"] is None
     assert claude["expiresAt"] > claude["createdAt"]
-    told = json.dumps([claude, codex])
+    listing = json.dumps([claude, codex])
     for secret in tokens_in(await world.credentials(vm_id, "codex")):
-        assert secret not in told
+        assert secret not in listing
 
 
 async def test_existing_login_is_valid_and_a_removed_one_is_not(world: World) -> None:
@@ -104,9 +104,9 @@ async def test_credentials_of_a_hostile_machine_are_rejected(world: World) -> No
     await world.controller.start()
     credential_id, vm_id = await _connected(world)
     before = await world.credentials(vm_id, "codex")
-    somebody = {**before, "tokens": {**before["tokens"], "account_id": "somebody-else"}}
+    foreign = {**before, "tokens": {**before["tokens"], "account_id": "somebody-else"}}
     for held in (
-        somebody,
+        foreign,
         {"tokens": {}},
         b"not JSON",
         b'{"tokens": ' + b"[" * 5000,

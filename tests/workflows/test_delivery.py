@@ -1,4 +1,4 @@
-"""Delivering a sealed credential into a machine, and taking it back."""
+"""Delivery of a sealed credential into a machine, and its undo."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ WHERE = CODEX.credentials.path
 
 @dataclass
 class Delivered:
-    """A machine, and what delivers into it."""
+    """A machine with its delivery."""
 
     delivery: Delivery
     host: Host

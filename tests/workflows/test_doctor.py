@@ -1,7 +1,7 @@
-"""The trouble that people meet, made to happen, and the words that `polydev doctor` has for it.
+"""Findings of `polydev doctor` for problems that the tests cause.
 
-Host agent and controller are real processes; machines are simulated, where a guest has no part in
-the trouble.
+Host agent and controller are real processes; machines are simulated where the guest does not
+matter.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ async def world() -> AsyncIterator[World]:
         yield it
 
 
-# -- all is well -----------------------------------------------------------------------------------
+# -- healthy ---------------------------------------------------------------------------------------
 
 
 async def test_healthy_installation_has_no_findings(world: World) -> None:
@@ -58,7 +58,7 @@ async def test_healthy_installation_has_no_findings(world: World) -> None:
     }
 
 
-# -- the trouble that users meet -------------------------------------------------------------------
+# -- problems that users meet ----------------------------------------------------------------------
 
 
 async def test_error_of_an_unready_machine_names_machine_limit_and_console() -> None:
@@ -67,9 +67,9 @@ async def test_error_of_an_unready_machine_names_machine_limit_and_console() -> 
         view = await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})
         vm_id = view["vm_id"]
         view = await world.until_machine(vm_id, "failed")
-        words = view["error"]["message"]
-        assert f"Machine {vm_id} was not ready within 1 s" in words
-        assert f"logs/machines/{vm_id}/console.log" in words
+        message = view["error"]["message"]
+        assert f"Machine {vm_id} was not ready within 1 s" in message
+        assert f"logs/machines/{vm_id}/console.log" in message
 
 
 async def test_missing_credentials_are_reported(world: World) -> None:
@@ -103,7 +103,7 @@ async def test_machine_lost_by_its_host_is_reported(
 
 
 async def test_leftover_browser_machine_is_reported(world: World) -> None:
-    """Its session has ended, and its row says still that it runs."""
+    """Its session has ended, but its row still has the status `running`."""
     await connected(world)
     vm_id = new_vm_id()
     await asked(world, machine(vm_id, MachineKind.BROWSER))
@@ -116,8 +116,8 @@ async def test_leftover_browser_machine_is_reported(world: World) -> None:
             (vm_id,),
         )
     found = [it for it in await doctor(world) if it["ok"] is False and it["vm_id"] == vm_id]
-    words = " ".join(it["message"] for it in found)
-    assert f"Browser machine {vm_id} is left over from ended session" in words
+    messages = " ".join(it["message"] for it in found)
+    assert f"Browser machine {vm_id} is left over from ended session" in messages
     assert f"polydev machine destroy {vm_id}" in found[0]["hint"]
 
 
@@ -144,9 +144,9 @@ async def test_hint_restores_the_network_of_a_machine(world: World) -> None:
     async with world.agent.host() as host:
         [tap] = (await host.inventory()).taps
     await ip(world.agent, "link", "del", tap)
-    for words in wrong(await doctor(world), "TAPs")["hint"].partition(": ")[2].split(", then "):
-        assert words.split()[-1] == vm_id
-        process = await command(world, *words.split()[1:])
+    for line in wrong(await doctor(world), "TAPs")["hint"].partition(": ")[2].split(", then "):
+        assert line.split()[-1] == vm_id
+        process = await command(world, *line.split()[1:])
         _, err = await asyncio.wait_for(process.communicate(), LIMIT_S)
         assert process.returncode == 0, err.decode()
     assert all_ok(await doctor(world))
@@ -159,7 +159,7 @@ async def test_flushed_firewall_rules_are_reported(world: World) -> None:
     assert "polydev down" in finding["hint"]
 
 
-# -- half of it is dead ----------------------------------------------------------------------------
+# -- partial failures ------------------------------------------------------------------------------
 
 
 async def test_dead_host_agent_is_reported_and_its_host_checked(
@@ -180,12 +180,12 @@ async def test_failed_controller_start_is_reported_with_its_log(world: World) ->
     await world.controller.kill()
     log = world.agent.state_dir / "logs" / "controller.log"
     log.parent.mkdir(exist_ok=True)
-    with log.open("wb") as words:
+    with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "polydev.controller"),
             env=world.controller.env
             | {"PYTHONPATH": world.agent.env["PYTHONPATH"], "ENCRYPTION_KEY": f"not {KEY}"},
-            stderr=words,
+            stderr=output,
         )
         assert await asyncio.wait_for(process.wait(), LIMIT_S) == 1
     found = await doctor(world)
@@ -248,10 +248,10 @@ async def test_unreachable_database_server_is_reported(
             found = [it for it in await doctor(world) if it["ok"] is False]
         finally:
             postgres.start()
-        words = " ".join(it["message"] + it["hint"] for it in found)
-        assert "database" in words.lower()
-        assert "DATABASE_URL" in words
-        assert "polydev_app" not in words, "nothing of the URL but its variable's name"
+        text = " ".join(it["message"] + it["hint"] for it in found)
+        assert "database" in text.lower()
+        assert "DATABASE_URL" in text
+        assert "polydev_app" not in text, "only the variable's name, nothing of the URL"
 
 
 async def test_controller_with_an_expired_lease_is_reported(
@@ -259,7 +259,7 @@ async def test_controller_with_an_expired_lease_is_reported(
 ) -> None:
     async with started(DATABASE_URL=postgresql_url) as world:
         with postgres.superuser(postgresql_url) as administrator:
-            # The second row: as if another controller had claimed it, so that nobody buries it.
+            # The second row claims the takeover, so that the controller does not clean it up.
             administrator.execute(
                 "INSERT INTO controllers SELECT words || 'gone-controller', until, started_at,"
                 " version, key_ids FROM controllers, (VALUES ('', now()),"
@@ -313,8 +313,8 @@ async def test_skipped_checks_are_listed_without_root(world: World) -> None:
 async def test_user_sees_only_their_own_findings(world: World) -> None:
     others = await connected(world)
     await asked(world, DestroyMachine(vm_id=others))
-    somebody = await a_user(world.controller, "somebody")
-    client = await somebody.by_token("read", "machines")
+    user = await a_user(world.controller, "somebody")
+    client = await user.by_token("read", "machines")
     async with client:
         made = (await client.post("/api/vm/create", json={"vmType": "cli"})).json()
         answer = await client.get(f"/api/vm/{made['vm_id']}")
@@ -323,12 +323,12 @@ async def test_user_sees_only_their_own_findings(world: World) -> None:
             answer = await client.get(path)
         well_so_far = (await client.get("/api/doctor")).json()
         await asked(world, DestroyMachine(vm_id=made["vm_id"]))
-        told = (await client.get("/api/doctor")).json()
+        answer = (await client.get("/api/doctor")).json()
     assert well_so_far["ok"], well_so_far
-    assert {it["name"] for it in told["checks"]} == {"controller", "machines", "logins"}
-    [lost] = [it for it in told["checks"] if not it["ok"]]
+    assert {it["name"] for it in answer["checks"]} == {"controller", "machines", "logins"}
+    [lost] = [it for it in answer["checks"] if not it["ok"]]
     assert lost["vm_id"] == made["vm_id"]
-    assert others not in json.dumps(told)
+    assert others not in json.dumps(answer)
 
 
 NOT_ROOT = f"""
@@ -340,7 +340,7 @@ run()
 """
 
 
-async def ip(agent: AgentProcess, *words: str, here: bool = False) -> None:
+async def ip(agent: AgentProcess, *arguments: str, here: bool = False) -> None:
     inside = () if here else ("-n", agent.netns)
-    process = await asyncio.create_subprocess_exec("ip", *inside, *words)
+    process = await asyncio.create_subprocess_exec("ip", *inside, *arguments)
     assert await process.wait() == 0

@@ -1,4 +1,4 @@
-"""Files and use of machines through the API, over a real host agent with simulated machines."""
+"""Files and resource usage of machines through the API."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def a_machine(world: World) -> str:
 
 
 def folder_of(world: World) -> Path:
-    """`/root` of the only machine, from outside."""
+    """`/root` of the only machine, as a path on the host."""
     [root] = world.agent.state_dir.rglob("simulated-root")
     return Path(root) / "root"
 

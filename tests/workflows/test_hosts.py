@@ -1,4 +1,4 @@
-"""Several hosts: machines are placed by what is free, and a dead host is left behind."""
+"""Several hosts: placement by free capacity, and recovery from dead hosts."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def test_draining_host_gets_no_machines() -> None:
 
 @pytest.mark.parametrize("step", ["create-machines", "browser-ready", "start-login"])
 async def test_session_moves_from_a_dead_host(step: str) -> None:
-    """Its machines are made anew on another host, and cleaned up when it is back."""
+    """Another host replaces its machines; they are removed when it returns."""
     async with hosts_world([LARGE, SMALL], {"boot_s": 0.5, "login_s": 1}) as world:
         await world.controller.start()
         world.controller.order(At(step, "before"))
@@ -72,7 +72,7 @@ async def test_session_moves_from_a_dead_host(step: str) -> None:
         assert await _host_of(world, cli) == "b"
         await world.agents["a"].start()
         await world.controller.end()
-        await world.controller.start()  # the reconciler looks at once
+        await world.controller.start()  # the reconciler runs at once
         await world.until_clean(cli)
 
 

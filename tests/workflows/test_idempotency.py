@@ -1,4 +1,4 @@
-"""A request with an `Idempotency-Key` is done once, however often it comes."""
+"""Requests with an `Idempotency-Key`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def _ann(world: World) -> TestUser:
 
 
 def _stored(world: World) -> list[tuple[str, str | None]]:
-    """What is kept of requests: keys and bodies."""
+    """Keys and response bodies in the database."""
     file = world.controller.state_dir / "controller" / "polydev.db"
     with sqlite3.connect(f"file:{file}?mode=ro", uri=True) as database:
         return list(database.execute("SELECT key, body FROM idempotency_keys"))
@@ -67,9 +67,9 @@ async def test_concurrent_requests_with_a_key_are_done_once(world: World) -> Non
         answers = await asyncio.gather(
             *(client.post(CREATE, json=CLI, headers=KEY) for _ in range(8))
         )
-        told = Counter(it.status_code for it in answers)
-        assert set(told) <= {202, 409}
-        assert told[202] >= 1
+        statuses = Counter(it.status_code for it in answers)
+        assert set(statuses) <= {202, 409}
+        assert statuses[202] >= 1
         assert len({it.text for it in answers if it.status_code == 202}) == 1
         assert all(
             it.json()["code"] == "idempotency-conflict" for it in answers if it.status_code == 409
@@ -106,7 +106,7 @@ async def test_killed_controller_does_not_hold_the_key(world: World) -> None:
         long_ago = datetime.now(UTC).replace(tzinfo=None) - timedelta(minutes=2)
         await world.controller.kill()
         file = world.controller.state_dir / "controller" / "polydev.db"
-        with sqlite3.connect(file) as database:  # as if it had died before it kept its answer
+        with sqlite3.connect(file) as database:  # as if it had died before storing the response
             database.execute(
                 "UPDATE idempotency_keys SET status = NULL, body = NULL, taken_at = ?",
                 (long_ago.isoformat(" "),),
@@ -123,8 +123,8 @@ async def test_responses_with_secrets_are_not_stored(world: World) -> None:
     ann = await _ann(world)
     async with ann.by_cookie() as client:
         asked = {"name": "a script's", "scopes": ["read"]}
-        told = [await client.post("/api/account/tokens", json=asked, headers=KEY) for _ in "12"]
-        assert len({it.json()["token"] for it in told}) == 2
+        answers = [await client.post("/api/account/tokens", json=asked, headers=KEY) for _ in "12"]
+        assert len({it.json()["token"] for it in answers}) == 2
         assert _stored(world) == []
         document = (await client.get("/openapi.json")).json()
     for path, methods in document["paths"].items():

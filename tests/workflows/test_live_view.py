@@ -1,4 +1,4 @@
-"""The live view: a session's person sees and uses its browser machine, and nobody else does."""
+"""The live view of a session's browser machine, only for the session's owner."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from polydev.testing.simulated_vmm.browser.screen import HEIGHT, WIDTH
 LIMIT_S = 60
 NEVER = {"login_end": "never"}
 DOT_BYTES = 6 * 6 * 4
-"""A click leaves a dot on the simulated screen."""
+"""Size of the dot that a click leaves on the simulated screen."""
 
 
 @asynccontextmanager
@@ -41,7 +41,7 @@ async def world() -> AsyncIterator[World]:
 
 @pytest.fixture(params=["ssh", "direct"])
 async def world_over(request: pytest.FixtureRequest) -> AsyncIterator[World]:
-    """Over each of the channels that simulated machines have."""
+    """A world for each channel of simulated machines."""
     async with a_world({**NEVER, "channel": request.param}) as it:
         await it.controller.start()
         yield it
@@ -53,7 +53,7 @@ async def ann(world: World) -> TestUser:
 
 
 async def _waiting(client: httpx.AsyncClient, world: World) -> str:
-    """A session of the client's whose login waits for its person."""
+    """Start a session and wait until it waits for its user."""
     started = await client.post("/api/auth/start", json={"provider": "codex"})
     assert started.status_code == 202, started.text
     session_id = str(started.json()["sessionId"])
@@ -70,7 +70,7 @@ async def _until(client: httpx.AsyncClient, session_id: str, status: str) -> Non
 
 
 async def _status_of(url: str, **options: object) -> tuple[int, str]:
-    """How a WebSocket that does not open is refused."""
+    """The status and body of a refused WebSocket."""
     with pytest.raises(InvalidStatus) as refused:
         async with connect(url, **options):  # type: ignore[arg-type]
             pass
@@ -79,7 +79,7 @@ async def _status_of(url: str, **options: object) -> tuple[int, str]:
 
 
 async def _ended(view: RfbClient, limit_s: float = LIMIT_S) -> tuple[int, str]:
-    """The code and the words with which a view closes."""
+    """The close code and reason of a view."""
     async with asyncio.timeout(limit_s):
         await view.socket.wait_closed()
     assert view.socket.close_code is not None
@@ -99,7 +99,7 @@ async def test_view_carries_clicks_keys_and_the_login(world_over: World) -> None
             await view.key(ord("a"))
             heard = await heard_by_screen(world.controller.host(), session_id, 2)
             assert heard == [{"click": [200, 190]}, {"key": ord("a")}]
-            assert len(await view.picture()) == DOT_BYTES, "what was clicked is seen"
+            assert len(await view.picture()) == DOT_BYTES, "the click is visible"
             await view.key(ENTER)
             await _until(client, session_id, "completed")
             assert (await _ended(view))[0] == CloseCode.GONE
@@ -112,24 +112,24 @@ async def test_only_the_owner_gets_and_uses_a_ticket(world: World, ann: TestUser
     async with ann.by_cookie() as client, ben.by_cookie() as bens:
         session_id = await _waiting(client, world)
         theirs = await bens.post(f"/api/auth/session/{session_id}/view")
-        nobodys = await bens.post("/api/auth/session/00000000-0000-4000-8000-000000000000/view")
-        assert theirs.status_code == nobodys.status_code == 404
+        unknown = await bens.post("/api/auth/session/00000000-0000-4000-8000-000000000000/view")
+        assert theirs.status_code == unknown.status_code == 404
         root = await world.controller.client().post(f"/api/auth/session/{session_id}/view")
-        assert root.status_code == 404, "an administrator sees machines, and nobody's login"
+        assert root.status_code == 404, "administrators see machines, but no logins of users"
         ticket = await ticket_for(client, session_id)
         url = view_url(client, session_id, ticket)
         assert (await _status_of(url))[0] == 401
         status, _ = await _status_of(url, additional_headers=headers_of(bens))
         assert status == 404
         by_token = await ann.by_token("connect")
-        status, words = await _status_of(url, additional_headers=headers_of(by_token))
-        assert (status, "does not count" in words) == (403, True)
+        status, body = await _status_of(url, additional_headers=headers_of(by_token))
+        assert (status, "does not count" in body) == (403, True)
         reader = await ann.by_token("read")
         assert (await reader.post(f"/api/auth/session/{session_id}/view")).status_code == 403
         assert (await _status_of(url, additional_headers=headers_of(reader)))[0] == 403
         from_elsewhere = headers_of(client) | {"Origin": "http://elsewhere.example"}
-        status, words = await _status_of(url, additional_headers=from_elsewhere)
-        assert (status, "Another page" in words) == (403, True)
+        status, body = await _status_of(url, additional_headers=from_elsewhere)
+        assert (status, "Another page" in body) == (403, True)
         without = headers_of(client)
         del without["Origin"]
         assert (await _status_of(url, additional_headers=without))[0] == 403
@@ -176,8 +176,8 @@ async def test_session_end_closes_its_view(world: World, ann: TestUser) -> None:
             await view.shake_hands()
             cancelled = await client.post(f"/api/auth/session/{session_id}/cancel")
             assert cancelled.status_code == 202
-            code, words = await _ended(view)
-            assert (code, words) == (CloseCode.GONE, "The browser machine is gone")
+            code, reason = await _ended(view)
+            assert (code, reason) == (CloseCode.GONE, "The browser machine is gone")
         await _until(client, session_id, "cancelled")
         assert (await client.post(f"/api/auth/session/{session_id}/view")).status_code == 409
 
@@ -188,9 +188,9 @@ async def test_signing_out_closes_the_view(world: World, ann: TestUser) -> None:
         async with a_view(client, session_id) as view:
             await view.shake_hands()
             assert (await client.post("/api/account/sign-out")).status_code == 204
-            code, words = await _ended(view, streams.PERMISSION_CHECK_S + LIMIT_S)
+            code, reason = await _ended(view, streams.PERMISSION_CHECK_S + LIMIT_S)
             assert code == CloseCode.SIGNED_OUT
-            assert "signed out" in words
+            assert "signed out" in reason
 
 
 async def test_lost_machine_closes_the_view(world: World, ann: TestUser) -> None:
@@ -210,12 +210,12 @@ async def test_open_views_are_limited(world: World, ann: TestUser) -> None:
         for it in held:
             await (await it.__aenter__()).shake_hands()
         async with a_view(client, session_id) as one_more:
-            code, words = await _ended(one_more)
+            code, reason = await _ended(one_more)
             assert code == CloseCode.TOO_MANY
-            assert f"{LIVE_VIEWS.limit} live views" in words
+            assert f"{LIVE_VIEWS.limit} live views" in reason
         await held.pop().__aexit__(None, None, None)
         async with asyncio.timeout(LIMIT_S):
-            while True:  # the server hears of the close a moment later
+            while True:  # the server notices the close a moment later
                 async with a_view(client, session_id) as again:
                     try:
                         assert await again.shake_hands() == (WIDTH, HEIGHT)

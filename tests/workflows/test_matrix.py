@@ -1,13 +1,12 @@
-"""The kill matrix: every workflow fails, repeats or dies at each step, and leaves an exact world.
+"""The kill matrix: every workflow fails, repeats or is killed at each step.
 
-A workflow's persisted state changes at two places of a step: its work is done, but not recorded
-("inside"), and DBOS has recorded its outcome ("after"). DBOS writes the outcome before the step
-returns, and the saga awaits and writes nothing between one step and the next: "after" one step and
-"before" the next are the same state. So a run is killed before its first step, and then inside and
-after each: 2n + 1 points for n steps.
+A step changes a workflow's persisted state twice: its work is done but not recorded ("inside"), and
+DBOS has recorded its outcome ("after"). DBOS records the outcome before the step returns, and the
+saga neither awaits nor writes between two steps, so "after" one step equals "before" the next. A
+run is therefore killed before its first step, and inside and after each: 2n + 1 points for n steps.
 
-SQLite runs every workflow; PostgreSQL those that `cases.py` marks, or all with POLYDEV_MATRIX=all
-(`make soak`).
+SQLite runs every workflow; PostgreSQL runs those that `cases.py` marks, or all with
+POLYDEV_MATRIX=all (`make soak`).
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ async def world(database_url: str) -> AsyncIterator[World]:
 
 @pytest.fixture
 async def world_twice(database_url: str) -> AsyncIterator[World]:
-    """One whose controller does every step twice."""
+    """A world whose controller runs every step twice."""
     async with _world(database_url) as it:
         await it.controller.start(twice=True)
         yield it
@@ -57,7 +56,7 @@ def _points(steps: Sequence[str]) -> list[At]:
 
 
 async def _table(world: World, case: Case) -> SagaTable:
-    """The saga's steps, which the controller tells."""
+    """The saga's steps, as the controller reports them."""
     table = (await world.controller.sagas())[case.name]
     assert table is not None, f"no saga is named {case.name}"
     assert table.steps or table.always
@@ -65,7 +64,7 @@ async def _table(world: World, case: Case) -> SagaTable:
 
 
 async def _run_with_kills(world: World, case: Case, *at: At, fail: At | None = None) -> None:
-    """Kill it at points, one after another, and start it each time; then it ends as it should."""
+    """Kill and restart the controller at each point, then check the outcome."""
     before = await case.prepare(world)
     world.controller.order(*at, fail=fail)
     with world.controller.held():
@@ -113,7 +112,7 @@ async def test_repeated_steps_have_effect_once(world_twice: World, case: Case) -
 async def test_workflow_completes_after_a_kill_at_any_step(world: World, case: Case) -> None:
     table = await _table(world, case)
     points = _points([*table.steps, *table.always, f"end {case.name}"])
-    if world.is_shared:  # one life with all its deaths; SQLite has each alone
+    if world.is_shared:  # all kills in one run; SQLite has a run per kill
         await _run_with_kills(world, case, *points)
     else:
         for at in points:

@@ -1,4 +1,4 @@
-"""What can be seen of a running controller: events, metrics, the audit log, log lines."""
+"""Observability of a controller: events, metrics, audit log, log lines and traces."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ METRICS_TOKEN = "only-for-prometheus-0123"
 
 @asynccontextmanager
 async def _world(**more: str) -> AsyncIterator[World]:
-    told = {"POLYDEV_METRICS_TOKEN": METRICS_TOKEN, "POLYDEV_LOG_JSON": "1"}
-    async with a_world(**told, **more) as it:
+    settings = {"POLYDEV_METRICS_TOKEN": METRICS_TOKEN, "POLYDEV_LOG_JSON": "1"}
+    async with a_world(**settings, **more) as it:
         await it.controller.start()
         await it.controller.ask("GET", "/health")
         yield it
@@ -42,7 +42,7 @@ async def world_on_either(database_url: str) -> AsyncIterator[World]:
 
 
 async def _everything(controller: ControllerProcess, until: str) -> list[tuple[int, str, Any]]:
-    """All events there are, up to the end of a session."""
+    """All events up to the end of a session."""
     async with controller.client() as client:
         listener = Listener(client)
         async with aclosing(listener.listen(after="0")) as events:
@@ -75,7 +75,7 @@ async def test_listener_misses_no_event_across_kills(
                             if done == wanted:
                                 return
             except httpx.HTTPError:
-                await asyncio.sleep(0.05)  # as a browser, which comes again by itself
+                await asyncio.sleep(0.05)  # reconnect, as a browser does
 
     hearing = asyncio.create_task(listen())
     try:
@@ -117,7 +117,7 @@ async def test_new_listener_gets_only_new_events(world: World) -> None:
 
         async with asyncio.timeout(60):
             hearing = asyncio.create_task(first())
-            while not listener.last_id:  # from where on it hears
+            while not listener.last_id:  # it is subscribed once it has an id
                 await asyncio.sleep(0.02)
             await client.post("/api/vm/create", json={"vmType": "cli"})
             kind, data = await hearing
@@ -194,7 +194,7 @@ async def test_stream_ends_when_its_token_is_revoked(world: World) -> None:
 
 
 async def _metrics(client: httpx.AsyncClient) -> dict[str, dict[tuple[str, ...], float]]:
-    """Values by name, and by their labels in the order of the labels' names."""
+    """Values by metric name, then by label values in the order of label names."""
     answer = await client.get("/metrics", headers={"authorization": f"Bearer {METRICS_TOKEN}"})
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
@@ -252,7 +252,7 @@ async def test_ids_do_not_multiply_metric_series(world: World) -> None:
             await client.request(f"M{number}", f"/api/vm/{some}")
 
         await ask(0)
-        await _metrics(client)  # which is a route too
+        await _metrics(client)  # the metrics route counts, too
         before = {name: len(series) for name, series in (await _metrics(client)).items()}
         for start in range(0, 250, 25):
             await asyncio.gather(*(ask(number) for number in range(start, start + 25)))
@@ -320,7 +320,7 @@ async def test_trace_of_a_session_has_its_id_and_every_step() -> None:
     assert {it.trace_id for it in operations} == {workflow.trace_id}
     assert all(it.attributes["polydev.operation"].startswith("create-vm-") for it in operations)
     assert request.attributes["http.response.status_code"] == 202
-    told = b"".join(collector.bodies)
-    assert TOKEN.encode() not in told
-    assert b"http://" not in told
-    assert b"code=" not in told
+    exported = b"".join(collector.bodies)
+    assert TOKEN.encode() not in exported
+    assert b"http://" not in exported
+    assert b"code=" not in exported

@@ -1,4 +1,4 @@
-"""What belongs to nobody goes, is only taken if it is ours, and the audit log says why."""
+"""Cleanup of orphans: only of this installation, with reasons in the audit log."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def _begun(world: World) -> None:
 
 
 async def _again(world: World) -> None:
-    """End the controller, and start it: the reconciler looks at once."""
+    """Restart the controller, whose reconciler runs at once."""
     await world.controller.end()
     await _begun(world)
 
@@ -66,7 +66,7 @@ async def test_machine_without_a_row_is_destroyed_if_its_label_is_ours(
     world: World,
 ) -> None:
     await _begun(world)
-    await world.controller.end()  # or its reconciler might find one that is still being made
+    await world.controller.end()  # its reconciler might find a machine in creation
     ours = await _create_on_host(world, installation=_installation(world))
     strangers = await _create_on_host(world, installation="another one")
     unlabelled = await _create_on_host(world)
@@ -105,9 +105,9 @@ async def test_orphan_tap_is_removed_and_others_stay(world: World) -> None:
             await asyncio.sleep(0.2)
     await world.assert_clean(made["vm_id"])
     async with asyncio.timeout(LIMIT_S):
-        while not (told := await _audit_entries_of(world, "host.sweep")):
+        while not (entries := await _audit_entries_of(world, "host.sweep")):
             await asyncio.sleep(0.2)
-    assert "TAPs pd240" in told[0]["reason"]
+    assert "TAPs pd240" in entries[0]["reason"]
 
 
 async def test_orphan_folder_is_removed_unless_its_record_is_unreadable(
@@ -165,7 +165,7 @@ async def test_browser_machine_of_an_ended_session_is_destroyed(world: World) ->
 
 
 async def test_rows_that_differ_from_the_host_are_corrected(world: World) -> None:
-    """What is taken of the host is told by rows: a stopped machine that runs is counted again."""
+    """Rows determine the host's used capacity: a corrected row counts again."""
     await _begun(world)
     made = await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})
     await world.until_machine(made["vm_id"], "running")

@@ -1,4 +1,4 @@
-"""The commands for people, tokens, credentials and keys, typed against a real controller."""
+"""Commands for users, tokens, credentials and keys against a real controller."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from controller_world import World
 
 
 class PolydevCommand:
-    """Runs `polydev` as somebody would, with their own token or the administrator's."""
+    """Run `polydev` with a user's token or the administrator's."""
 
     def __init__(self, world: World) -> None:
         controller = world.controller
@@ -27,20 +27,20 @@ class PolydevCommand:
             "POLYDEV_ADMIN_TOKEN": controller.env["POLYDEV_ADMIN_TOKEN"],
         }
 
-    async def __call__(self, *words: str, code: int = 0, **environment: str) -> tuple[str, str]:
+    async def __call__(self, *arguments: str, code: int = 0, **environment: str) -> tuple[str, str]:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "polydev.cli", *words),
+            *(sys.executable, "-P", "-m", "polydev.cli", *arguments),
             env=self.environment | environment,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
         out, err = await asyncio.wait_for(process.communicate(), 120)
-        assert process.returncode == code, f"{words}: {err.decode()}"
+        assert process.returncode == code, f"{arguments}: {err.decode()}"
         return out.decode(), err.decode()
 
-    async def json(self, *words: str, **environment: str) -> Any:
-        out, _ = await self(*words, "--json", **environment)
+    async def json(self, *arguments: str, **environment: str) -> Any:
+        out, _ = await self(*arguments, "--json", **environment)
         return json.loads(out)
 
 
@@ -155,9 +155,9 @@ async def test_audit_log_is_listed_filtered_and_followed(
     shown, _ = await polydev("audit", "--mine")
     assert "machine.create" in shown
     assert made["token"] not in shown
-    for words in (("audit", "who=ann"), ("audit", "actor=x", "--mine"), ("audit", "--since", "x")):
-        _, told = await polydev(*words, code=1)
-        assert told.startswith("polydev: ")
+    for bad in (("audit", "who=ann"), ("audit", "actor=x", "--mine"), ("audit", "--since", "x")):
+        _, err = await polydev(*bad, code=1)
+        assert err.startswith("polydev: ")
 
     following = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", "polydev.cli", "audit", "-f", "--json", "--last", "1"),
@@ -186,10 +186,10 @@ async def test_hosts_are_listed_drained_and_activated(
     assert drained == "local: draining, 1 machines\n"
     table, _ = await polydev("host", "list")
     assert "draining" in table
-    _, words = await polydev("host", "remove", "local", "--yes", code=1)
-    assert "local" in words
+    _, err = await polydev("host", "remove", "local", "--yes", code=1)
+    assert "local" in err
     again = await polydev.json("host", "activate", "local", *why)
     assert (again["state"], again["machines"]) == ("active", 1)
-    _, words = await polydev("host", "drain", "none", *why, code=1)
-    assert "none" in words
+    _, err = await polydev("host", "drain", "none", *why, code=1)
+    assert "none" in err
     assert vm_id in {it["vm_id"] for it in await polydev.json("machine", "list")}

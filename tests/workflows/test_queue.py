@@ -1,4 +1,4 @@
-"""When hosts are full, sessions wait for room: all of them get it, or an answer."""
+"""The session queue on full hosts."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ NEVER = {"login_end": "never"}
 
 
 class ApiUser:
-    """A person at the API."""
+    """A user of the API."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
 
     def use_controller(self, controller: ControllerProcess) -> None:
-        """Ask another controller from now on."""
+        """Send further requests to another controller."""
         self._client.base_url = f"http://127.0.0.1:{controller.port}"
 
     async def ask(self, method: str, path: str, body: object = None) -> httpx.Response:
@@ -49,7 +49,7 @@ class ApiUser:
 
 
 async def users(world: HostsWorld, count: int) -> Sequence[ApiUser]:
-    """So many people of a world whose controller runs."""
+    """Create users of a world whose controller runs."""
     made = [await a_user(world.controller, f"person-{number}") for number in range(count)]
     scopes = ("read", "connect", "machines")
     return [ApiUser(await it.by_token(*scopes)) for it in made]
@@ -93,7 +93,7 @@ async def test_queued_session_is_cancelled_and_leaves_nothing() -> None:
 
 
 async def test_queued_session_expires() -> None:
-    limit = {"POLYDEV_QUEUE_LIMIT_S": "10"}  # also for who gets in at once
+    limit = {"POLYDEV_QUEUE_LIMIT_S": "10"}  # also for sessions admitted at once
     async with hosts_world([ROOM_FOR_ONE], NEVER, **limit) as world:
         await world.controller.start()
         ann, bob = await users(world, 2)
@@ -142,10 +142,10 @@ async def test_sessions_on_a_small_host_complete_within_its_capacity() -> None:
         await world.controller.start()
         everybody = await users(world, 8)
 
-        async def log_in(somebody: ApiUser) -> str:
-            view = await somebody.until(await somebody.connect())
+        async def log_in(user: ApiUser) -> str:
+            view = await user.until(await user.connect())
             assert view["status"] == "completed", view["error"]
-            answer = await somebody.ask("POST", "/api/vm/destroy", {"vmId": view["cliVM"]["vmId"]})
+            answer = await user.ask("POST", "/api/vm/destroy", {"vmId": view["cliVM"]["vmId"]})
             assert answer.status_code == 202
             return str(view["status"])
 
@@ -189,11 +189,11 @@ async def test_queue_of_two_controllers_survives_one(postgresql_url: str) -> Non
         for it in everybody:
             it.use_controller(other)
 
-        async def finish(somebody: ApiUser, session_id: str) -> str:
-            view = await somebody.until(session_id)
+        async def finish(user: ApiUser, session_id: str) -> str:
+            view = await user.until(session_id)
             assert view["status"] == "completed", view["error"]
             vm_id = str(view["cliVM"]["vmId"])
-            await somebody.ask("POST", "/api/vm/destroy", {"vmId": vm_id})
+            await user.ask("POST", "/api/vm/destroy", {"vmId": vm_id})
             return vm_id
 
         made = await asyncio.gather(*map(finish, everybody, sessions))

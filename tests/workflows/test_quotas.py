@@ -1,4 +1,4 @@
-"""What a person may have is limited, also when they ask for everything at once."""
+"""Quotas of users, also under concurrent requests."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def ann(world: World) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def _refused(answers: list[httpx.Response]) -> list[str]:
-    """The words of those that were refused; all others were taken."""
+    """Messages of the refused requests; assert that the others were accepted."""
     assert {it.status_code for it in answers} <= {202, 403}, [it.text for it in answers]
     refused = [it.json() for it in answers if it.status_code == 403]
     assert {it["code"] for it in refused} <= {"quota-exceeded"}
@@ -46,13 +46,13 @@ async def test_concurrent_machines_stay_within_the_quota(
     world: World, ann: httpx.AsyncClient
 ) -> None:
     asked = (ann.post("/api/vm/create", json={"vmType": "cli"}) for _ in range(6))
-    words = _refused(await asyncio.gather(*asked))
-    assert len(words) == 4
-    assert all("POLYDEV_QUOTA_MACHINES" in it and "you use 2" in it for it in words)
+    messages = _refused(await asyncio.gather(*asked))
+    assert len(messages) == 4
+    assert all("POLYDEV_QUOTA_MACHINES" in it and "you use 2" in it for it in messages)
     assert len((await ann.get("/api/vm/list")).json()) == 2
-    told = (await ann.get("/api/account/usage")).json()
-    assert told["limits"] == {"machines": 2, "memoryMib": 3072, "sessions": 1}
-    assert (told["used"]["machines"], told["used"]["sessions"]) == (2, 0)
+    usage = (await ann.get("/api/account/usage")).json()
+    assert usage["limits"] == {"machines": 2, "memoryMib": 3072, "sessions": 1}
+    assert (usage["used"]["machines"], usage["used"]["sessions"]) == (2, 0)
 
 
 async def test_concurrent_sessions_stay_within_the_quota(ann: httpx.AsyncClient) -> None:
@@ -62,8 +62,8 @@ async def test_concurrent_sessions_stay_within_the_quota(ann: httpx.AsyncClient)
     )
     answers = await asyncio.gather(*asked)
     assert Counter(it.status_code for it in answers) == {202: 1, 403: 1}
-    [words] = _refused(answers)
-    assert "1 connect sessions at once (POLYDEV_QUOTA_SESSIONS)" in words
+    [message] = _refused(answers)
+    assert "1 connect sessions at once (POLYDEV_QUOTA_SESSIONS)" in message
 
 
 async def test_session_counts_its_future_machines(
@@ -74,8 +74,8 @@ async def test_session_counts_its_future_machines(
         assert answer.status_code == 202, answer.text
     assert (await ann.post("/api/auth/start", json={"provider": "codex"})).status_code == 202
     answer = await ann.post("/api/vm/create", json={"vmType": "browser"})
-    [words] = _refused([answer])
-    assert "POLYDEV_QUOTA_MACHINES" in words
+    [message] = _refused([answer])
+    assert "POLYDEV_QUOTA_MACHINES" in message
 
 
 async def test_stop_releases_memory_and_start_takes_it(
@@ -91,14 +91,14 @@ async def test_stop_releases_memory_and_start_takes_it(
         for kind in ("browser", "cli")
     ]
     await until(browser, "running")
-    [words] = _refused([await ann.post("/api/auth/start", json={"provider": "codex"})])
-    assert "MiB of memory at once (POLYDEV_QUOTA_MEMORY_MIB)" in words
+    [message] = _refused([await ann.post("/api/auth/start", json={"provider": "codex"})])
+    assert "MiB of memory at once (POLYDEV_QUOTA_MEMORY_MIB)" in message
     assert (await ann.post(f"/api/vm/{browser}/stop")).status_code == 202
     await until(browser, "stopped")
     await until(other, "running")
     assert (await ann.post("/api/auth/start", json={"provider": "codex"})).status_code == 202
-    [words] = _refused([await ann.post(f"/api/vm/{browser}/start")])
-    assert "MiB of memory" in words
+    [message] = _refused([await ann.post(f"/api/vm/{browser}/start")])
+    assert "MiB of memory" in message
 
 
 async def test_administrators_have_no_quotas(world: World) -> None:

@@ -1,4 +1,4 @@
-"""What falls between rows, workflows and hosts is found and put right."""
+"""Reconciliation of rows, workflows and hosts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LIMIT_S = 60
 
 
 def _in_database(world: World, *statements: str) -> None:
-    """Change rows behind the back of a controller that has ended."""
+    """Change rows while the controller is stopped."""
     with closing(sqlite3.connect(world.agent.state_dir / "controller" / "polydev.db")) as database:
         for statement in statements:
             database.execute(statement)
@@ -102,13 +102,13 @@ async def test_session_without_a_workflow_is_failed(world: World) -> None:
     await world.controller.start()
     session = await world.controller.until(session_id)
     assert (session["status"], session["error"]["code"]) == ("failed", "failed")
-    async with asyncio.timeout(LIMIT_S):  # and what it alone used goes
+    async with asyncio.timeout(LIMIT_S):  # its machine goes, too
         while cli in await world.rows():
             await asyncio.sleep(0.2)
     await world.assert_clean()
 
 
-async def test_machines_of_another_installation_are_kept(world: World) -> None:
+async def test_machines_of_another_installation_stay(world: World) -> None:
     await world.controller.start()
     cli = await _connected(world)
     await world.controller.end()

@@ -1,6 +1,6 @@
-"""Removing a person: everything that is theirs goes, everywhere, and nobody comes in meanwhile.
+"""Deletion of a user and all their resources.
 
-That it completes however often it is cut is shown by the matrix.
+The kill matrix tests that it completes after kills.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ async def _until_running(client: httpx.AsyncClient, vm_id: str) -> None:
 
 
 async def _populate(world: World, user: TestUser) -> str:
-    """Give a person a credential, machines, a login that goes on, and what requests leave."""
+    """Give a user a credential, machines, an active login and stored requests."""
     client = await user.by_token("read", "connect", "machines", "account")
     async with client:
         asked = await client.post("/api/auth/start", json={"provider": "codex"})
@@ -80,8 +80,8 @@ async def _gone(world: World, user_id: str) -> None:
             await asyncio.sleep(0.1)
 
 
-async def _rows_with(world: World, *words: str) -> dict[str, list[str]]:
-    """Every table that holds one of the words in any column, and the rows."""
+async def _rows_with(world: World, *texts: str) -> dict[str, list[str]]:
+    """Rows that contain one of the texts in any column, by table."""
     assert world.url is not None
     database = open_database(world.url, Path("/nonexistent"))
     found: dict[str, list[str]] = {}
@@ -90,7 +90,7 @@ async def _rows_with(world: World, *words: str) -> dict[str, list[str]]:
             for table in metadata.sorted_tables:
                 for row in await connection.execute(sa.select(table)):
                     text = repr(tuple(row))
-                    if any(word in text for word in words):
+                    if any(it in text for it in texts):
                         found.setdefault(table.name, []).append(text)
     finally:
         await database.close()

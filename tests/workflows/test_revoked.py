@@ -1,4 +1,4 @@
-"""Whoever is signed out, or whose token is revoked, keeps no stream that they opened before."""
+"""Open streams end at sign-out and when their token is revoked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Changing ENCRYPTION_KEY while sessions complete, with a controller that is killed meanwhile."""
+"""Rotation of ENCRYPTION_KEY during sessions, and after kills."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MANY = 45
 
 @pytest.fixture(autouse=True)
 def _hashing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests open what the controller sealed."""
+    """Use the controllers' cheap hashing, to open what they sealed."""
     quick_hashing.apply(monkeypatch.setattr)
 
 
@@ -35,15 +35,15 @@ async def _started(world: World, key: str, *others: str) -> None:
     await world.controller.ask("GET", "/health")
 
 
-async def _refused(world: World, key: str, words: str) -> None:
+async def _refused(world: World, key: str, message: str) -> None:
     world.controller.env |= {"ENCRYPTION_KEY": key, OTHERS: ""}
     await world.controller.start()
     assert await world.controller.ended() == 1
-    assert words in world.controller.log.read_text()
+    assert message in world.controller.log.read_text()
 
 
 async def _plaintexts(world: World, *texts: str) -> dict[str, bytes]:
-    """Every credential, opened with the keys alone."""
+    """Decrypt every credential with these keys."""
     async with world.database() as database:
         async with database.write() as connection:
             first, *others = [SecretStr(text) for text in texts]
@@ -54,7 +54,7 @@ async def _plaintexts(world: World, *texts: str) -> dict[str, bytes]:
 
 
 async def _with_rows(world: World) -> None:
-    """Rows of this controller, and one of an earlier controller, which was bound to nobody."""
+    """Insert rows, and one of an earlier version that is bound to no user."""
     async with world.database() as database, database.write() as connection:
         vault = await unlock(connection, SecretStr(KEY), now())
         await users.insert(connection, User(ANN, "ann@example.test", now()))
@@ -81,7 +81,7 @@ async def _legacy(vault: Vault) -> SealedCredential:
 
 
 async def _rotated(world: World) -> dict[str, Any]:
-    """Ask for a rotation, and wait for its end."""
+    """Run a rotation to its end."""
     asked = await world.controller.ask("POST", "/api/admin/keys/rotate")
     return await _finished(world, asked["rotationId"])
 
@@ -128,7 +128,7 @@ async def test_key_is_rotated_during_sessions(world: World) -> None:
     assert {it: after[it] for it in before if it in after} == {
         it: text for it, text in before.items() if it in after
     }
-    assert len(after) == MANY + 3  # the codex login was made anew, and Claude Code's came
+    assert len(after) == MANY + 3  # the new Codex login replaced the old one; Claude Code's is new
     async with controller.client() as client:
         answer = await client.delete(f"/api/admin/keys/{old['keyId']}")
         assert (answer.status_code, "were started" in answer.text) == (409, True)
@@ -176,7 +176,7 @@ async def test_rotation_continues_after_a_kill(world: World, point: str) -> None
     assert await _plaintexts(world, NEW) == before
 
 
-async def test_unreadable_row_is_kept_and_counted(world: World) -> None:
+async def test_unreadable_row_stays_and_is_counted(world: World) -> None:
     await _started(world, KEY)
     await _with_rows(world)
     assert await world.controller.end() == 0
@@ -196,7 +196,7 @@ async def _damaged(row: SealedCredential) -> SealedCredential:
 
 
 async def _all_started(controllers: Sequence[ControllerProcess], key: str, *others: str) -> None:
-    """Start controllers anew with other keys, one after another: one of them always answers."""
+    """Restart controllers with other keys in turn, so that one always answers."""
     for controller in controllers:
         assert await controller.end() == 0
         controller.env |= {"ENCRYPTION_KEY": key, OTHERS: "\n".join(others)}
@@ -205,7 +205,7 @@ async def _all_started(controllers: Sequence[ControllerProcess], key: str, *othe
 
 
 async def _first_killed(controllers: Sequence[ControllerProcess]) -> ControllerProcess:
-    """Whichever of them comes to its order first, and is killed by it."""
+    """Wait for the first controller that its order kills."""
     waiting = {asyncio.create_task(it.ended()): it for it in controllers}
     done, others = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     for task in others:
@@ -217,7 +217,7 @@ async def _first_killed(controllers: Sequence[ControllerProcess]) -> ControllerP
 
 
 async def test_two_controllers_roll_through_a_key_change(postgresql_url: str) -> None:
-    """They roll through the steps while logins go on, and the one that seals anew is killed."""
+    """Sessions continue during the change, and the controller that reseals is killed."""
     async with a_world(DATABASE_URL=postgresql_url) as world:
         both = [world.controller, world.another()]
         first, second = both

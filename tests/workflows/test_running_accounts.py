@@ -28,8 +28,8 @@ async def test_client_address_cannot_be_forged(world: World) -> None:
     ann = await a_user(world.controller, "ann")
     headers = {"x-forwarded-for": "203.0.113.9", "forwarded": "for=203.0.113.9"}
     async with world.controller.client_as() as client:
-        told = {"email": ann.email, "password": PASSWORD}
-        answer = await client.post("/api/account/sign-in", json=told, headers=headers)
+        asked = {"email": ann.email, "password": PASSWORD}
+        answer = await client.post("/api/account/sign-in", json=asked, headers=headers)
         assert answer.status_code == 200, answer.text
         listed = (await client.get("/api/account/sign-ins")).json()
     assert {it["source"] for it in listed} == {"127.0.0.1"}

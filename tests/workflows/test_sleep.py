@@ -1,4 +1,4 @@
-"""Machines that sleep: what wakes them, what keeps them awake, and what is told of it."""
+"""Hibernated machines: triggers of hibernation and resume, and their reports."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ CHAT = "a message in a chat"
 
 @asynccontextmanager
 async def a_connected(**settings: str) -> AsyncIterator[tuple[World, str]]:
-    """A world in which Codex is logged in; its CLI machine."""
+    """A world with a connected Codex, and its CLI machine."""
     async with a_world(**settings) as world:
         await world.controller.start()
         yield world, await connected(world.controller, "codex")
 
 
 async def hibernated(world: World, vm_id: str) -> dict[str, Any]:
-    """Have a machine sleep, and wait until it does."""
+    """Hibernate a machine and wait for it."""
     await world.controller.ask("POST", f"/api/vm/{vm_id}/hibernate")
     return await world.until_machine(vm_id, "hibernated")
 
@@ -56,11 +56,11 @@ async def the_end(socket: ClientConnection) -> ExecEnd:
     raise AssertionError("the stream ended without its end")
 
 
-# -- what wakes one --------------------------------------------------------------------------------
+# -- triggers of a resume--------------------------------------------------------------------------
 
 
 async def _by_chat(world: World, vm_id: str) -> None:
-    """In two turns: the CLI goes on with the conversation that it knew before it slept."""
+    """The CLI continues the conversation from before hibernation."""
     chat = await a_chat(world.controller)
     await chat.turn("the first")
     await hibernated(world, vm_id)
@@ -85,14 +85,14 @@ async def _by_terminal(world: World, vm_id: str) -> None:
         error = (await the_end(socket)).error
         assert error is not None
         assert error.code == "machine-asleep"
-    assert (await world.states())[vm_id] == "hibernated", "nobody wanted it woken"
+    assert (await world.states())[vm_id] == "hibernated", "the request must not resume it"
     async with a_socket(world, vm_id, "terminal") as socket, asyncio.timeout(LIMIT_S):
         assert json.loads(await socket.recv()) == {"notice": "Its machine is resuming"}
         assert isinstance(await socket.recv(), bytes)
         await world.controller.ask("POST", f"/api/vm/{vm_id}/hibernate")
         error = (await the_end(socket)).error
         assert error is not None
-        assert error.code == "machine-asleep", "whoever it cuts is told why"
+        assert error.code == "machine-asleep", "the closed terminal gets the reason"
     await world.until_machine(vm_id, "hibernated")
     async with a_socket(world, vm_id, "terminal") as socket, asyncio.timeout(LIMIT_S):
         while not isinstance(await socket.recv(), bytes):
@@ -108,7 +108,7 @@ async def _by_program(world: World, vm_id: str) -> None:
 
 
 async def _by_files(world: World, vm_id: str) -> None:
-    """By many at once, of whom one wakes it."""
+    """Send concurrent requests; one of them resumes it."""
     before = len(await audited(world, "machine.resume"))
     path = f"/api/vm/{vm_id}/files?path=/root"
     await asyncio.gather(*(world.controller.ask("GET", path) for _ in range(6)))
@@ -160,7 +160,7 @@ async def test_every_use_resumes_a_hibernated_machine(
 
 
 async def _is_revoked(world: World) -> None:
-    """All logins are removed from the machine, which is woken for it: its disk is in use."""
+    """Revoke all logins, which resumes the machine because its disk is in use."""
     for listed in await world.controller.ask("GET", "/api/credentials"):
         await world.controller.ask("POST", f"/api/credentials/{listed['credentialId']}/revoke")
     async with asyncio.timeout(LIMIT_S):
@@ -169,7 +169,7 @@ async def _is_revoked(world: World) -> None:
     assert not list(world.agent.state_dir.rglob("simulated-root/root/.codex/auth.json"))
 
 
-# -- what it is not done to ------------------------------------------------------------------------
+# -- machines that stay running --------------------------------------------------------------------
 
 
 async def _refused(world: World, vm_id: str, verb: str) -> tuple[int, str]:
@@ -213,7 +213,7 @@ async def test_only_an_unused_machine_is_hibernated() -> None:
 
 
 def _callback_of(session: dict[str, Any]) -> str:
-    """Where a simulated login ends."""
+    """The callback URL of a simulated login."""
     from urllib.parse import parse_qs, urlsplit
 
     asked = parse_qs(urlsplit(session["oauthUrl"]).query)
@@ -228,7 +228,7 @@ async def test_idle_machine_hibernates_unless_a_cli_is_busy() -> None:
         made = await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})
         view = await world.until_machine(made["vm_id"], "hibernated")
         assert view["sleep"]["slept_why"] == "not used for 2 seconds"
-        assert (await world.states())[vm_id] == "running", "a CLI waits for its person in it"
+        assert (await world.states())[vm_id] == "running", "a CLI in it waits for its user"
         slept = await audited(world, "machine.hibernate")
         [entry] = [it for it in slept if it["subject"] == made["vm_id"]]
         assert (entry["actor"], entry["via"]) == ("controller", "idle")
@@ -236,7 +236,7 @@ async def test_idle_machine_hibernates_unless_a_cli_is_busy() -> None:
 
         await world.controller.ask("POST", f"{chat.path}/stop")
         await chat.until("turn_ended", number)
-        async with a_socket(world, vm_id, "terminal") as socket:  # a tab that somebody forgot
+        async with a_socket(world, vm_id, "terminal") as socket:  # a forgotten tab
             await world.until_machine(vm_id, "hibernated")
             error = (await the_end(socket)).error
             assert error is not None
@@ -261,7 +261,7 @@ async def test_machine_stays_hibernated_when_its_host_is_full() -> None:
         async with world.controller.client() as client:
             answer = await client.get(f"/api/vm/{others[1]}")
             assert answer.json()["status"] == "running"
-        for other in others[1:]:  # the person's other CLI machines would be asked instead
+        for other in others[1:]:  # otherwise the chat would use the user's other CLI machines
             await world.destroy(other)
         made = await world.controller.ask("POST", "/api/vm/create", {"vmType": "browser"})
         await world.until_machine(made["vm_id"], "running")
@@ -276,8 +276,8 @@ async def test_machine_stays_hibernated_when_its_host_is_full() -> None:
 # -- the commands ----------------------------------------------------------------------------------
 
 
-async def _run_command(world: World, *words: str) -> tuple[str, str]:
-    """What a command prints, and what it says beside that."""
+async def _run_command(world: World, *arguments: str) -> tuple[str, str]:
+    """Run a command; return its standard output and error."""
     environment = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
@@ -285,14 +285,14 @@ async def _run_command(world: World, *words: str) -> tuple[str, str]:
         "POLYDEV_ADMIN_TOKEN": TOKEN,
     }
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "polydev.cli", *words),
+        *(sys.executable, "-P", "-m", "polydev.cli", *arguments),
         env=environment,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
     out, err = await asyncio.wait_for(process.communicate(), LIMIT_S)
-    assert process.returncode == 0, f"{words}: {err.decode()}"
+    assert process.returncode == 0, f"{arguments}: {err.decode()}"
     return out.decode(), err.decode()
 
 
@@ -310,11 +310,11 @@ async def _by_commands(world: World, vm_id: str) -> None:
     assert "it resumed with its memory" in (await _run_command(world, "machine", "show", "cli"))[0]
 
 
-# -- bad luck ----------------------------------------------------------------------------------
+# -- failures ----------------------------------------------------------------------------------
 
 
 async def _is_damaged(world: World, vm_id: str) -> None:
-    """Memory that is damaged is not used, and that is said."""
+    """Damaged memory is not used, and the reason is reported."""
     await hibernated(world, vm_id)
     [memory] = [it for it in world.agent.state_dir.rglob("memory*") if it.is_file()]
     content = memory.read_bytes()
@@ -327,7 +327,7 @@ async def _is_damaged(world: World, vm_id: str) -> None:
 
 
 async def _dies(world: World, vm_id: str) -> None:
-    """A host agent that dies while a machine sleeps still wakes it."""
+    """A restarted host agent resumes a hibernated machine."""
     await hibernated(world, vm_id)
     await world.agent.kill()
     await world.agent.start()
@@ -337,7 +337,7 @@ async def _dies(world: World, vm_id: str) -> None:
 
 
 async def _differs(world: World, vm_id: str) -> None:
-    """The word of a host counts: it says whether a machine sleeps."""
+    """The row follows the host's state of a machine."""
     for operation, status in (
         (HibernateMachine(vm_id=vm_id), "hibernated"),
         (ResumeMachine(vm_id=vm_id), "running"),

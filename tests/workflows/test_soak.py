@@ -1,6 +1,6 @@
-"""Many sessions of many people, while the controller and the host agent are killed again and again.
+"""Many sessions of many users under repeated kills of controller and host agent.
 
-Everything that is random is drawn from one seed, which is printed: POLYDEV_SOAK_SEED repeats it.
+All randomness comes from one printed seed; POLYDEV_SOAK_SEED repeats it.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from polydev.controller.store.tables import auth_sessions
 from polydev.shared.providers import provider_ids
 
 SESSIONS = {"sqlite": 40, "postgresql": 20}
-"""POLYDEV_SOAK_SESSIONS says otherwise: `make soak` has 300 on each."""
+"""POLYDEV_SOAK_SESSIONS overrides it; `make soak` uses 300 on each."""
 LONG = 100
-"""A soak of so many sessions kills less often, and has more sessions at once."""
+"""From this number of sessions on, kills are rarer and more sessions run at once."""
 BETWEEN_KILLS = {"sqlite": (5, 15), "postgresql": (3, 10)}
-"""How many sessions end from one kill to the next: on any machine that is every few seconds."""
+"""The range of sessions that end between kills, which is a few seconds on any machine."""
 BETWEEN_KILLS_IN_SHORT = (2, 5)
 KILLS = ["controller"] * 6 + ["host agent"]
-"""Each round of kills, in any order. Simulated machines end with their host agent, and the logins
-in them fail: it is killed less often."""
+"""One round of kills, in random order. The host agent is killed less often, because its simulated
+machines end with it and their logins fail."""
 USERS = 60
 AT_ONCE = 40
 LIMIT_S = 1500
@@ -41,7 +41,7 @@ ENDS = {"completed", "failed", "expired", "cancelled"}
 
 
 class User:
-    """Connects one provider after another, sometimes cancels, and asks again whatever happens."""
+    """A user who connects providers, sometimes cancels, and retries every request."""
 
     def __init__(self, world: World, token: str, dice: random.Random) -> None:
         self._world = world
@@ -49,7 +49,7 @@ class User:
         self._dice = dice
 
     async def connects(self) -> dict[str, Any]:
-        """One session, from its start to its end."""
+        """Run one session to its end."""
         asked = {"provider": self._dice.choice(PROVIDERS)}
         started = await self._ask_until_answered("POST", "/api/auth/start", asked)
         path = f"/api/auth/session/{started['sessionId']}"
@@ -62,8 +62,7 @@ class User:
         return dict(view)
 
     async def _ask_until_answered(self, method: str, path: str, body: object = None) -> Any:
-        """Ask until somebody answers: whoever was asked may have been killed. What has ended
-        already cannot be cancelled any more."""
+        """Retry until a controller answers; 409 means that the session has already ended."""
         async with self._world.controller.of(self._token).client() as client:
             while True:
                 try:
@@ -84,8 +83,9 @@ async def _kill(
     views: list[dict[str, Any]],
     enough: asyncio.Event,
 ) -> Counter[str]:
-    """Kill one or the other whenever a few more sessions have ended, and start it again, until it
-    is enough. It goes by sessions, not by time, for tests to mean the same on any machine.
+    """Kill and restart a process whenever a few more sessions have ended, until `enough`.
+
+    The pace follows sessions, not time, so that the test means the same on every machine.
     """
     killed, ended, next_kills = Counter[str](), 0, list[str]()
     while not enough.is_set():
@@ -115,7 +115,7 @@ async def _run_sessions(
     views: list[dict[str, Any]],
     at_once: int,
 ) -> None:
-    """So many sessions, a few at a time; one person has one at a time. `views` gets their ends."""
+    """Run sessions, `at_once` in parallel and one per user; append their final views."""
     left = iter(numbers)
 
     async def of(token: str, its_dice: random.Random) -> None:
@@ -159,14 +159,14 @@ async def test_every_session_settles_despite_kills(
         enough.set()
         killed, ends = await killing, Counter(view["status"] for view in views)
         with capsys.disabled():
-            told = ", ".join(f"{count} {what}" for what, count in sorted((ends + killed).items()))
-            print(f": {told}, {time.monotonic() - began:.0f} s, {dict(_reasons(views))} ", end="")
+            counts = ", ".join(f"{count} {what}" for what, count in sorted((ends + killed).items()))
+            print(f": {counts}, {time.monotonic() - began:.0f} s, {dict(_reasons(views))} ", end="")
         await _assert_settled(world)
         assert sum(ends.values()) == count
         assert ends["completed"] > count / 5
         for view in views:
             assert view["status"] == "completed" or view["error"]["message"], view
-        assert "failed" not in _reasons(views), "something unexpected happened: the log says where"
+        assert "failed" not in _reasons(views), "an unexpected error: see the log"
 
 
 def _reasons(views: list[dict[str, Any]]) -> Counter[str]:
@@ -174,13 +174,12 @@ def _reasons(views: list[dict[str, Any]]) -> Counter[str]:
 
 
 async def _assert_settled(world: World) -> None:
-    """In the end there are exactly the CLI machines that sessions completed with; what was left to
-    the reconciler it does in its next round."""
-    kept = sa.select(auth_sessions.c.cli_vm_id, auth_sessions.c.provider).where(
+    """Wait for the reconciler; then exactly the completed sessions' CLI machines exist."""
+    completed = sa.select(auth_sessions.c.cli_vm_id, auth_sessions.c.provider).where(
         auth_sessions.c.status == "completed"
     )
     async with world.database() as database, database.read() as connection:
-        rows = (await connection.execute(kept)).all()
+        rows = (await connection.execute(completed)).all()
     machines = {row.cli_vm_id for row in rows}
     with suppress(TimeoutError):
         async with asyncio.timeout(SETTLED_S):

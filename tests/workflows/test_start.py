@@ -1,4 +1,4 @@
-"""What keeps a controller from starting is one clear line, and costs nothing."""
+"""A controller that cannot start prints one clear line and changes nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from postgres import Cluster
 
 
 async def _refused(state_dir: Path, **env: str) -> str:
-    """What a controller that cannot start says."""
+    """Start a controller that must fail; return its error line."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "polydev.controller"),
         env={**ControllerProcess(state_dir).env, **env},
@@ -33,7 +33,7 @@ async def _refused(state_dir: Path, **env: str) -> str:
 
 @pytest.fixture
 async def controller(tmp_path: Path) -> ControllerProcess:
-    """One that starts as a user's does; other programs open what it left."""
+    """A controller that starts as in production."""
     it = ControllerProcess(tmp_path / "state")
     it.is_as_shipped = True
     return it
@@ -69,7 +69,9 @@ async def test_invalid_setting_is_named(tmp_path: Path, env: dict[str, str], nam
     line = await _refused(tmp_path / "state", **env)
     assert named in line
     assert "hunter2" not in line
-    assert {it.name for it in tmp_path.iterdir()} <= {"state"}, "left where it was started"
+    assert {it.name for it in tmp_path.iterdir()} <= {"state"}, (
+        "it left files in its working directory"
+    )
 
 
 async def test_wrong_encryption_key_is_reported(controller: ControllerProcess) -> None:

@@ -1,7 +1,7 @@
-"""Nobody reaches what is another person's, by any operation, WebSocket or stream of the API.
+"""No user reaches another user's resources by any operation, WebSocket or stream.
 
-All of them are taken from the OpenAPI document and the app's routes: a new one is tested by itself,
-and fails here if this test does not know what to send it.
+The tests take them from the OpenAPI document and the app's routes, so they cover new ones. A new
+one fails here until the test knows what to send.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ OPEN = {
     "startAtProvider",
     "backFromProvider",
 }
-"""What a stranger may ask: nothing here tells of anybody."""
+"""Public operations, which reveal nothing of users."""
 
 _OF_THE_MOMENT = re.compile(r'"seenAt":"[^"]*"')
-"""Of the sign-in that looks: it is told to the minute, and looking is enough to change it."""
+"""The time of the current sign-in, which every request changes."""
 UNOWNED = {
     "vmId": "vm-00000000-0000-4000-8000-000000000000",
     "sessionId": "00000000-0000-4000-8000-000000000000",
@@ -60,9 +60,9 @@ UNOWNED = {
     "path": "/root/x",
     "to": "/root/y",
 }
-"""Ids that name nothing: whoever sends another person's must be answered as for these."""
+"""Ids of nothing; another user's ids must get the same responses."""
 
-WORDS: dict[str, Any] = {
+VALUES: dict[str, Any] = {
     "provider": "codex",
     "vmType": "cli",
     "text": "hello",
@@ -80,10 +80,10 @@ WORDS: dict[str, Any] = {
     "optionId": "allow_once",
     "apiKey": "standin-key-0123456789abcdefghijklmnop",
 }
-"""What else operations take, as it could be meant."""
+"""Valid values for other parameters."""
 
 ALSO = {"code": "a-code"}
-"""What an operation may want one of several of."""
+"""A parameter for operations that need one of several."""
 
 WAITING = {"after": "0", "wait": 0.2}
 _LISTENED_S = 1.0
@@ -91,13 +91,13 @@ _LISTENED_S = 1.0
 
 @dataclass(frozen=True)
 class Tenants:
-    """Two people; the first has everything that a person can have."""
+    """Two users, of whom the first has every kind of resource."""
 
     world: World
     first: TestUser
     second: TestUser
     firsts: dict[str, str]
-    """The ids of what is the first's."""
+    """The ids of the first user's resources."""
     document: dict[str, Any]
 
     @property
@@ -105,22 +105,22 @@ class Tenants:
         return list(operations(self.document))
 
     async def estate(self) -> str:
-        """All that is the first's, as they see it themselves and as the host has it."""
+        """All resources of the first user, from the API and the host."""
         seen: dict[str, Any] = {"host": await self.world.machines()}
         async with self.first.by_cookie() as client:
             for it in self.operations:
                 if it.method == "get" and not it.is_open and it.scope != "admin":
                     if it.is_stream:
                         continue
-                    answer = await client.request(**it.request(self.firsts | WORDS))
+                    answer = await client.request(**it.request(self.firsts | VALUES))
                     assert answer.status_code != 401, it
-                    if not it.path.endswith("/usage"):  # a machine uses more and more by itself
+                    if not it.path.endswith("/usage"):  # the usage of a machine changes by itself
                         seen[str(it)] = _OF_THE_MOMENT.sub("", answer.text)
         return json.dumps(seen, indent=1)
 
 
 async def _connected(client: httpx.AsyncClient) -> str:
-    """A credential of whoever's client it is."""
+    """Connect as the client's user; return the credential's id."""
     started = (await client.post("/api/auth/start", json={"provider": "claude_code"})).json()
     path = f"/api/auth/session/{started['sessionId']}"
     session = (await client.get(path)).json()
@@ -167,7 +167,7 @@ async def _tenants(**settings: str) -> AsyncIterator[Tenants]:
 
 
 async def _chatting(client: httpx.AsyncClient) -> str:
-    """A new chat in which the CLI waits to be allowed something."""
+    """Create a chat whose CLI waits for a permission."""
     chat = (await client.post("/api/chats", json={"provider": "claude_code"})).json()
     path = f"/api/chats/{chat['chatId']}"
     asked = await client.post(f"{path}/turns", json={"text": "write a.txt: something"})
@@ -180,7 +180,7 @@ async def _chatting(client: httpx.AsyncClient) -> str:
 
 
 async def _login(client: httpx.AsyncClient, provider: str, step: str) -> dict[str, Any]:
-    """A new connect session that has come to a step."""
+    """Start a connect session and wait until it reaches a step."""
     started = (await client.post("/api/auth/start", json={"provider": provider})).json()
     session = (await client.get(f"/api/auth/session/{started['sessionId']}")).json()
     while session["step"] != step:
@@ -196,7 +196,7 @@ async def _next(client: httpx.AsyncClient, session: dict[str, Any]) -> dict[str,
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest) -> dict[str, str]:
-    """The setting that names the database."""
+    """The setting of the database."""
     if request.param == "sqlite":
         return {}
     return {"DATABASE_URL": request.getfixturevalue("postgres").database(with_journal=True)}
@@ -209,7 +209,7 @@ async def tenants(database: dict[str, str]) -> AsyncIterator[Tenants]:
 
 
 def _without_ids(text: str, *ids: dict[str, str]) -> str:
-    """An answer in which ids that were sent are all the same."""
+    """Replace all sent ids in a response by the same text."""
     for every in ids:
         for value in every.values():
             text = text.replace(value, "<id>")
@@ -227,7 +227,7 @@ async def test_anonymous_requests_get_401_from_all_but_public_operations(
                 opened.add(it.id)
                 continue
             for headers in ({}, {"authorization": "Bearer pdt_nobody_nothing"}, {"cookie": "x=y"}):
-                asked = it.request(tenants.firsts | WORDS)
+                asked = it.request(tenants.firsts | VALUES)
                 answer = await client.request(**asked, headers=headers)
                 assert answer.status_code == 401, (str(it), answer.text)
     assert opened <= OPEN, "a stranger may ask something new: say so in OPEN"
@@ -244,12 +244,12 @@ async def test_resources_of_another_user_are_not_found(tenants: Tenants) -> None
             own = {"userId": tenants.first.user_id} if "userId" in it.names else {}
             none = {"userId": UNOWNED["userId"]} if own else {}
             for more in (ALSO, ALSO | WAITING):
-                theirs = await client.request(**it.request(tenants.firsts | WORDS, **more, **own))
-                nobodys = await client.request(**it.request(UNOWNED | WORDS, **more, **none))
+                theirs = await client.request(**it.request(tenants.firsts | VALUES, **more, **own))
+                unknown = await client.request(**it.request(UNOWNED | VALUES, **more, **none))
                 assert theirs.status_code in (403, 404), (str(it), theirs.text)
-                assert theirs.status_code == nobodys.status_code, (str(it), theirs.text)
+                assert theirs.status_code == unknown.status_code, (str(it), theirs.text)
                 ids = (tenants.firsts, UNOWNED)
-                assert _without_ids(theirs.text, *ids) == _without_ids(nobodys.text, *ids), str(it)
+                assert _without_ids(theirs.text, *ids) == _without_ids(unknown.text, *ids), str(it)
             asked_with_ids += 1
     assert asked_with_ids >= 15
     assert await tenants.estate() == before
@@ -262,24 +262,26 @@ async def test_responses_reveal_nothing_of_other_users(tenants: Tenants) -> None
         for it in tenants.operations:
             if it.method != "get" or it.scope == "admin" or it.names & set(UNOWNED):
                 continue
-            text = await _heard(client, it) if it.is_stream else await _audit_entries_of(client, it)
+            text = (
+                await _read_stream(client, it) if it.is_stream else await _read_response(client, it)
+            )
             for secret in secrets:
                 assert secret not in text, str(it)
 
 
-async def _audit_entries_of(client: httpx.AsyncClient, operation: Operation) -> str:
-    answer = await client.request(**operation.request(WORDS))
+async def _read_response(client: httpx.AsyncClient, operation: Operation) -> str:
+    answer = await client.request(**operation.request(VALUES))
     assert answer.status_code != 401, str(operation)
     return answer.text
 
 
-async def _heard(client: httpx.AsyncClient, operation: Operation) -> str:
-    """What a stream that does not end tells from its first event on."""
+async def _read_stream(client: httpx.AsyncClient, operation: Operation) -> str:
+    """Read an endless stream from its first event for a moment."""
     heard = ""
     with suppress(TimeoutError):
         async with (
             asyncio.timeout(_LISTENED_S),
-            client.stream(**operation.request(WORDS, after=0)) as answer,
+            client.stream(**operation.request(VALUES, after=0)) as answer,
         ):
             assert answer.status_code == 200, str(operation)
             async for text in answer.aiter_text():
@@ -295,7 +297,7 @@ async def test_token_without_the_scope_is_refused(tenants: Tenants) -> None:
         client = await tenants.first.by_token(*(it for it in SCOPES if it != lacking))
         async with client:
             for it in wanted:
-                answer = await client.request(**it.request(tenants.firsts | WORDS))
+                answer = await client.request(**it.request(tenants.firsts | VALUES))
                 assert answer.status_code == 403, (str(it), answer.text)
                 assert answer.json()["code"] == "not-allowed"
     assert _without_tokens(await tenants.estate()) == _without_tokens(before)
@@ -309,7 +311,7 @@ async def test_administrator_operations_are_refused_to_users(tenants: Tenants) -
         for it in wanted:
             for ids in (tenants.firsts, UNOWNED):
                 for by in (client, page):
-                    answer = await by.request(**it.request(ids | WORDS))
+                    answer = await by.request(**it.request(ids | VALUES))
                     assert answer.status_code == 403, (str(it), answer.text)
                     assert answer.json()["detail"] == "Administrators only"
     assert await tenants.estate() == before
@@ -337,19 +339,19 @@ async def test_streams_of_another_user_are_refused_before_they_begin(tenants: Te
                 response = refused.value.response
                 text = _without_ids(bytes(response.body or b"").decode(), tenants.firsts, UNOWNED)
                 answers.setdefault(who, set()).add((response.status_code, text))
-        statuses = {who: {status for status, _ in told} for who, told in answers.items()}
+        statuses = {who: {status for status, _ in it} for who, it in answers.items()}
         assert statuses == {"stranger": {401}, "second": {404}, "unscoped": {403}}, path
-        assert all(len(told) == 1 for told in answers.values()), answers
+        assert all(len(it) == 1 for it in answers.values()), answers
 
 
 def _filled(path: str, ids: dict[str, str]) -> str:
     for name, value in ids.items():
         path = path.replace("{" + name + "}", value)
-    assert "{" not in path, f"tell this test what is meant in {path}"
+    assert "{" not in path, f"this test has no value for a parameter of {path}"
     return path
 
 
 def _without_tokens(estate: str) -> dict[str, Any]:
-    """The estate but for the tokens, which the test itself made, and what is noted of them."""
+    """The estate without tokens and audit entries, which the test itself creates."""
     seen = json.loads(estate)
     return {it: seen[it] for it in seen if "tokens" not in it and "audit" not in it}

@@ -1,4 +1,4 @@
-"""Commands that need a terminal, in a real one: a key that nobody sees, and conversations."""
+"""Commands in a real terminal: hidden key prompts and conversations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEY = "standin-key-typed-0123456789abcdef"
 
 
 class TerminalSession:
-    """A command in a terminal of its own, and the person who looks at it and types."""
+    """A command in its own terminal, with the user's view and input."""
 
     def __init__(self, process: asyncio.subprocess.Process, terminal: int) -> None:
         self.process = process
@@ -28,20 +28,20 @@ class TerminalSession:
     def look(self) -> None:
         try:
             self.seen += os.read(self._terminal, 65536).decode(errors="replace")
-        except OSError:  # nobody has the other end any more
+        except OSError:  # the other end is closed
             asyncio.get_running_loop().remove_reader(self._terminal)
         self._more.set()
 
-    async def until(self, words: str) -> None:
-        """Wait until that is shown, after what was waited for before."""
+    async def until(self, text: str) -> None:
+        """Wait until a text appears after the previous one."""
         try:
             async with asyncio.timeout(LIMIT_S):
-                while words not in self.seen[self._read_to :]:
+                while text not in self.seen[self._read_to :]:
                     self._more.clear()
                     await self._more.wait()
         except TimeoutError:
-            raise AssertionError(f"{words!r} is not shown after: {self.seen}") from None
-        self._read_to = self.seen.index(words, self._read_to) + len(words)
+            raise AssertionError(f"{text!r} is not shown after: {self.seen}") from None
+        self._read_to = self.seen.index(text, self._read_to) + len(text)
 
     def type(self, text: str) -> None:
         os.write(self._terminal, text.encode())
@@ -71,10 +71,10 @@ def _environment(world: World) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def polydev(world: World, *words: str) -> AsyncIterator[TerminalSession]:
+async def polydev(world: World, *arguments: str) -> AsyncIterator[TerminalSession]:
     with _terminal() as (ours, theirs):
         process = await asyncio.create_subprocess_exec(
-            *("setsid", "--ctty", sys.executable, "-P", "-m", "polydev.cli", *words),
+            *("setsid", "--ctty", sys.executable, "-P", "-m", "polydev.cli", *arguments),
             env=_environment(world),
             stdin=theirs,
             stdout=theirs,
@@ -108,12 +108,12 @@ async def test_key_prompt_does_not_echo(here: World) -> None:
     assert KEY not in it.seen
     (listed,) = await here.controller.ask("GET", "/api/credentials")
     assert listed["kind"] == "api_key"
-    kept = await here.credentials(listed["vmId"], "codex")
-    assert kept["OPENAI_API_KEY"] == KEY
+    stored = await here.credentials(listed["vmId"], "codex")
+    assert stored["OPENAI_API_KEY"] == KEY
 
 
 async def test_key_is_read_from_standard_input(here: World) -> None:
-    for given, code, told in ((f"{KEY}\n", 0, b"is logged in"), ("", 1, b"No API key")):
+    for given, code, output in ((f"{KEY}\n", 0, b"is logged in"), ("", 1, b"No API key")):
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "polydev.cli", "connect", "codex", "--api-key-stdin"),
             env=_environment(here),
@@ -122,7 +122,7 @@ async def test_key_is_read_from_standard_input(here: World) -> None:
             stderr=asyncio.subprocess.STDOUT,
         )
         out, _ = await asyncio.wait_for(process.communicate(given.encode()), LIMIT_S)
-        assert (process.returncode, told in out) == (code, True), out.decode()
+        assert (process.returncode, output in out) == (code, True), out.decode()
         assert KEY.encode() not in out
 
 
@@ -133,8 +133,8 @@ async def test_conversation_continues_later(here: World) -> None:
     async with polydev(here, "chat", "codex") as it:
         await it.until("> ")
         it.type("Hello there\n")
-        await it.until("Hello there")  # as it was typed
-        await it.until("Hello there")  # as it was answered
+        await it.until("Hello there")  # echoed input
+        await it.until("Hello there")  # the response
         await it.until("> ")
         it.type("\x04")
         await it.until("Go on with it: polydev chat ")
@@ -144,7 +144,7 @@ async def test_conversation_continues_later(here: World) -> None:
         await it.until(chat["chatId"])
         assert await it.ended() == 0
     async with polydev(here, "chat", chat["chatId"][:8]) as it:
-        await it.until("> Hello there")  # what was said before
+        await it.until("> Hello there")  # the earlier conversation
         await it.until("\n> ")
         it.type("\x03")
         assert await it.ended() == 0
@@ -161,7 +161,7 @@ async def test_user_answers_permissions_and_stops_a_turn(here: World) -> None:
         await it.until("May it?")
         await it.until("1  ")
         await it.until("or Ctrl-C to stop: ")
-        it.type("9\n")  # none of those offered: asked again
+        it.type("9\n")  # not an option: it asks again
         await it.until("or Ctrl-C to stop: ")
         it.type("1\n")
         await it.until("\n> ")

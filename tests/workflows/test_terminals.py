@@ -1,4 +1,4 @@
-"""Terminals of the API, over a real controller, a real host agent and simulated machines."""
+"""Terminals of the API, on simulated machines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LIMIT_S = 60
 
 
 async def a_machine(world: World) -> str:
-    """A CLI machine that runs."""
+    """Create a CLI machine and wait until it runs."""
     await world.controller.start()
     view = await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})
     return str((await world.until_machine(view["vm_id"], "running"))["vm_id"])
@@ -37,7 +37,7 @@ async def a_terminal(
 
 
 async def until_shown(socket: ClientConnection, text: bytes) -> bytes:
-    """All that is shown up to a text."""
+    """Read the output up to a text."""
     shown = b""
     async with asyncio.timeout(LIMIT_S):
         while text not in shown:
