@@ -1,7 +1,7 @@
-"""What Polydev costs, measured against what it could cost: both sides in one run, alternating."""
+"""Benchmarks: Polydev against a reference, in alternating runs of one process."""
 
 import sys
 from pathlib import Path
 
-# The worlds of the tests (a PostgreSQL server, agents on this host) serve here, too.
+# Reuse the test environments (a PostgreSQL server, agents on this host).
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))

@@ -1,4 +1,4 @@
-"""`python -m bench [NAME]…`: all benchmarks, or those named (`NAMES`)."""
+"""Run the named benchmarks, or all of them."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ NAMES = (
     *("disk", "machine", "parts", "memory", "many", "hibernate", "warm"),
     *("connect", "chat", "terminal", "load"),
 )
-ON_A_HOST = {"disk", "machine", "parts", "memory", "many", "hibernate"}
+NEEDS_AGENT = {"disk", "machine", "parts", "memory", "many", "hibernate"}
 
 
-def run(names: list[str], effort: Effort, drawn: Path | None) -> None:
-    """Measure, and print a table as it grows."""
+def run(names: list[str], effort: Effort, picture_path: Path | None) -> None:
+    """Run the benchmarks and print each row as soon as it is measured."""
     print(f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores", flush=True)
     print(measure.HEADER, flush=True)
-    if ON_A_HOST & set(names):
-        asyncio.run(machines(names, effort, drawn))
+    if NEEDS_AGENT & set(names):
+        asyncio.run(machines(names, effort, picture_path))
     if "warm" in names:
         asyncio.run(warm(effort))
     if "connect" in names:
-        print("connect, each step: seconds and share", flush=True)
+        print("connect: seconds and share of each step", flush=True)
         print(*asyncio.run(connect_steps(effort)), sep="\n", flush=True)
     if "chat" in names:
         print(*asyncio.run(chat_relay(effort.chat_pieces)), sep="\n", flush=True)
@@ -51,9 +51,9 @@ def run(names: list[str], effort: Effort, drawn: Path | None) -> None:
 
 
 def load(effort: Effort) -> None:
-    """Connect sessions at once, on both databases; a trial of the one that needs more."""
+    """Run concurrent connect sessions on both databases; a trial uses PostgreSQL only."""
     sessions = effort.sessions
-    print(f"{sessions} connect sessions at once, on a simulated host", flush=True)
+    print(f"{sessions} concurrent connect sessions on a simulated host", flush=True)
     if not effort.is_trial:
         print(*asyncio.run(under_load(None, sessions)).rows(), sep="\n", flush=True)
     with a_cluster(is_durable=True) as cluster:
@@ -61,48 +61,48 @@ def load(effort: Effort) -> None:
         print(*asyncio.run(under_load(urls, sessions)).rows(), sep="\n", flush=True)
 
 
-async def machines(names: list[str], effort: Effort, drawn: Path | None) -> None:
-    """What needs golden images and a host agent that starts them."""
+async def machines(names: list[str], effort: Effort, picture_path: Path | None) -> None:
+    """Run the benchmarks that need golden images and a host agent."""
     rounds = effort.rounds
     async with running_agent() as agent:
         if "disk" in names:
-            found, lines = await new_disk(agent.images_dir, effort.disk_rounds)
-            print(found.row(), *lines, sep="\n", flush=True)
+            comparison, lines = await new_disk(agent.images_dir, effort.disk_rounds)
+            print(comparison.row(), *lines, sep="\n", flush=True)
         if "machine" in names:
             health = await agent.host.health()
-            found = await machine_start(agent, rounds)
-            print(found.row(), f"({health.driver}, {health.accelerator})", flush=True)
+            comparison = await machine_start(agent, rounds)
+            print(comparison.row(), f"({health.driver}, {health.accelerator})", flush=True)
         if "parts" in names:
             health = await agent.host.health()
             starts = await start_parts(agent, rounds)
             print(*(row for start in starts for row in start.rows()), sep="\n", flush=True)
-            if drawn is not None:
+            if picture_path is not None:
                 cores = len(os.sched_getaffinity(0))
-                how = f"{health.driver}, {health.accelerator}, {cores} cores"
-                told = picture(starts, f"Medians of {rounds} starts ({how})")
-                await asyncio.to_thread(drawn.write_text, told)
+                setup = f"{health.driver}, {health.accelerator}, {cores} cores"
+                svg = picture(starts, f"Medians of {rounds} starts ({setup})")
+                await asyncio.to_thread(picture_path.write_text, svg)
         if "memory" in names:
             print(*await memory.idle(agent, effort), sep="\n", flush=True)
         if "many" in names:
             print(*await memory.many(agent, effort), sep="\n", flush=True)
         if "hibernate" in names:
-            found, slept = await hibernate(agent, rounds)
-            print(found.row(), *slept.rows(), sep="\n", flush=True)
+            comparison, costs = await hibernate(agent, rounds)
+            print(comparison.row(), *costs.rows(), sep="\n", flush=True)
 
 
 async def warm(effort: Effort) -> None:
-    """Three agents side by side: one has a clone wait, one only clones, one may not even that."""
+    """Compare three agents: one with a standby clone, one that clones, one that boots."""
     async with (
-        running_agent(POLYDEV_WARM_START="true", POLYDEV_WARM_WAITING="1") as waiting,
+        running_agent(POLYDEV_WARM_START="true", POLYDEV_WARM_WAITING="1") as standby,
         running_agent(POLYDEV_WARM_START="true", POLYDEV_WARM_WAITING="0") as cloning,
         running_agent() as cold,
     ):
-        async for row in warm_browsers(waiting, cloning, cold, effort):
+        async for row in warm_browsers(standby, cloning, cold, effort):
             print(row, flush=True)
 
 
 def _interrupted(*_: object) -> None:
-    """As Ctrl-C, and once only: `timeout` tells a process and its group."""
+    """Handle SIGTERM like Ctrl-C, once: `timeout` signals a process and its group."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.raise_signal(signal.SIGINT)
 
@@ -110,17 +110,17 @@ def _interrupted(*_: object) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[[], *NAMES], help="default: all")
-    parser.add_argument("--rounds", type=int, default=5, help="alternating runs a side")
-    parser.add_argument("--sessions", type=int, default=200, help="of `load`, at once")
-    parser.add_argument("--machines", type=int, default=10, help="of `many`, at once")
+    parser.add_argument("--rounds", type=int, default=5, help="alternating runs of each side")
+    parser.add_argument("--sessions", type=int, default=200, help="concurrent sessions of `load`")
+    parser.add_argument("--machines", type=int, default=10, help="concurrent machines of `many`")
     parser.add_argument(
         "--trial",
         action="store_true",
-        help="one short round on simulated machines, to see that it runs: its figures say nothing",
+        help="one short round on simulated machines, as a smoke test: its figures mean nothing",
     )
-    parser.add_argument("--picture", type=Path, help="of `parts`: draw it there (SVG)")
+    parser.add_argument("--picture", type=Path, help="write the chart of `parts` to this SVG file")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, _interrupted)  # what was started is ended then too
+    signal.signal(signal.SIGTERM, _interrupted)  # so that SIGTERM stops the processes too
     names = arguments.names or list(NAMES)
     effort = Effort(arguments.rounds, arguments.sessions, arguments.machines)
     if arguments.trial:

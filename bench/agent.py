@@ -1,4 +1,4 @@
-"""A host agent of the benchmarks' own: its state folder, namespace, process; removed afterwards."""
+"""Run a temporary host agent for benchmarks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _START_LIMIT_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class BenchAgent:
-    """An agent that answers."""
+    """Running host agent and its folders."""
 
     host: Host
     state_dir: Path
@@ -33,7 +33,7 @@ class BenchAgent:
 
 @asynccontextmanager
 async def running_agent(**settings: str) -> AsyncIterator[BenchAgent]:
-    """Start an agent with no uplink; end it, its machines, its namespace and folder afterwards."""
+    """Start an agent without an uplink; remove all that it created afterwards."""
     images_dir = Path(os.environ.get("POLYDEV_IMAGES_DIR", "/var/cache/polydev/golden-images"))
     state_dir = Path(tempfile.mkdtemp(prefix="pdb-", dir="/var/tmp"))
     name = f"pdb-{secrets.token_hex(3)}"
@@ -54,7 +54,7 @@ async def running_agent(**settings: str) -> AsyncIterator[BenchAgent]:
         )
     host = Host(state_dir / "sockets" / "hostd.sock")
     try:
-        await _answering(host, process, state_dir / "agent.log")
+        await _wait_for_health(host, process, state_dir / "agent.log")
         yield BenchAgent(host, state_dir, images_dir)
     finally:
         await host.aclose()
@@ -62,13 +62,13 @@ async def running_agent(**settings: str) -> AsyncIterator[BenchAgent]:
             process.send_signal(signal.SIGTERM)
         await process.wait()
         if namespaces.exists(name):
-            await kill_in_namespace(name)  # its machines, which outlive it
-        await asyncio.to_thread(namespaces.remove, name)  # half made, too
+            await kill_in_namespace(name)  # its machines outlive it
+        await asyncio.to_thread(namespaces.remove, name)  # even if incomplete
         shutil.rmtree(state_dir, ignore_errors=True)
 
 
-async def _answering(host: Host, process: asyncio.subprocess.Process, log: Path) -> None:
-    """Wait for the first answer: the socket appears only when the agent is ready."""
+async def _wait_for_health(host: Host, process: asyncio.subprocess.Process, log: Path) -> None:
+    """Wait for the first response: the socket appears only when the agent is ready."""
     async with asyncio.timeout(_START_LIMIT_S):
         while process.returncode is None:
             try:
@@ -77,5 +77,5 @@ async def _answering(host: Host, process: asyncio.subprocess.Process, log: Path)
                 await asyncio.sleep(0.05)
             else:
                 return
-    words = await asyncio.to_thread(log.read_text)
-    raise SystemExit(f"the host agent ended at its start: {words[-500:]}")
+    output = await asyncio.to_thread(log.read_text)
+    raise SystemExit(f"the host agent failed to start: {output[-500:]}")

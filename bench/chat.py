@@ -1,9 +1,9 @@
-"""What the relay of a chat adds: from an agent's standard output to a listener's socket.
+"""Measure the latency that the chat relay adds.
 
-A real program speaks as an agent, a real turn records what it says (SQLite), a real server streams
-it over HTTP on loopback. The reference is the agent's output as it is, sent over loopback at once.
-Both listeners time each piece; the difference is what the relay adds. All of it shares one process
-and its event loop: the worst case, and what else the machine does slows both.
+A real program acts as the agent, a turn records its output (SQLite), and a server streams it over
+HTTP on loopback. The reference is the same output, sent over loopback directly. Both listeners
+record the arrival of each piece; the difference is the relay's latency. Everything shares one
+process and one event loop, which is the worst case.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ GOAL_MS = 5.0
 _PAUSE_S = 0.01
 _CHAT, _ANN = ChatId("bench"), UserId("ann")
 _PIECE = re.compile(rb"<(\d+)>")
-_SPEAKING = """
+_AGENT_SCRIPT = """
 for n in range({pieces}):
     text(f"<{{n}}> some words of an answer ")
     time.sleep({pause_s})
@@ -52,7 +52,7 @@ answer(message, {{"stopReason": "end_turn"}})
 
 
 class _CopyingHost(LocalHost):
-    """Sends all that an agent prints to a listener, too, as it is."""
+    """Copy an agent's output to a listener, unchanged."""
 
     def __init__(self, listener: asyncio.StreamWriter) -> None:
         self._listener = listener
@@ -62,17 +62,17 @@ class _CopyingHost(LocalHost):
         async with super().exec(vm_id, request) as process:
             chunks = process.stdout()
 
-            async def copied() -> AsyncIterator[bytes]:
+            async def copy() -> AsyncIterator[bytes]:
                 async for chunk in chunks:
                     self._listener.write(chunk)
                     yield chunk
 
-            process.stdout = copied  # type: ignore[method-assign]
+            process.stdout = copy  # type: ignore[method-assign]
             yield process
 
 
 class _Turn:
-    """Turn that writes an agent's updates and answers no permission request."""
+    """Turn that records updates and answers no permission request."""
 
     def __init__(self, writer: EventWriter) -> None:
         self.on_update = EventTranslator(writer.emit, writer.set_title).on_update
@@ -82,31 +82,36 @@ class _Turn:
 
 
 async def chat_relay(pieces: int) -> list[str]:
-    """Rows: the median, the 99th percentile and the worst of what the relay adds."""
+    """Return a row with the median, 99th percentile and maximum added latency."""
     with tempfile.TemporaryDirectory(prefix="pdb-") as folder:
         database = open_database(None, Path(folder))
         await database.upgrade()
         try:
-            added_ms = sorted(await _measured(database, pieces))
+            added_ms = sorted(await _measure(database, pieces))
         finally:
             await database.close()
-    assert len(added_ms) == pieces, f"{pieces - len(added_ms)} pieces were lost"
+    assert len(added_ms) == pieces, f"{pieces - len(added_ms)} pieces are missing"
     p99 = quantiles(added_ms, n=100)[98]
     verdict = "ok" if p99 <= GOAL_MS else "MISSED"
     return [
-        f"chat relay adds: median {median(added_ms):.2f} ms, p99 {p99:.2f} ms "
-        f"(goal <= {GOAL_MS:g}), worst {added_ms[-1]:.2f} ms   {verdict}"
+        f"chat relay, added latency: median {median(added_ms):.2f} ms, p99 {p99:.2f} ms "
+        f"(goal <= {GOAL_MS:g}), max {added_ms[-1]:.2f} ms   {verdict}"
     ]
 
 
-async def _measured(database: Database, pieces: int) -> list[float]:
-    chat, live_turns = await _a_chat(database), LiveTurns()
+async def _measure(database: Database, pieces: int) -> list[float]:
+    chat, live_turns = await _claimed_chat(database), LiveTurns()
     writer = EventWriter(database, live_turns, chat, 2**30)
-    async with _served(database, live_turns) as port, _direct(pieces) as (direct_writer, reading):
+    async with (
+        _serve(database, live_turns) as port,
+        _direct_connection(pieces) as (direct_writer, reading),
+    ):
         host = cast(Host, _CopyingHost(direct_writer))
-        agent = Agent(host, VM_ID, an_agent(_SPEAKING.format(pieces=pieces, pause_s=_PAUSE_S)), 60)
+        agent = Agent(
+            host, VM_ID, an_agent(_AGENT_SCRIPT.format(pieces=pieces, pause_s=_PAUSE_S)), 60
+        )
         agent.start(lambda _: None)
-        listening = asyncio.create_task(_heard(port, pieces))
+        listening = asyncio.create_task(_listen(port, pieces))
         flushing = asyncio.create_task(writer.flush_forever())
         session = await agent.open_session(None)
         await agent.prompt(session.session_id, ["go"], _Turn(writer))
@@ -117,23 +122,23 @@ async def _measured(database: Database, pieces: int) -> list[float]:
     return [(relayed[n] - direct[n]) * 1000 for n in relayed]
 
 
-async def _a_chat(database: Database) -> Chat:
-    """A chat whose first turn has been claimed."""
+async def _claimed_chat(database: Database) -> Chat:
+    """Create a chat and claim its first turn."""
     nothing = (None, None, 0, ChatStatus.IDLE, None, now(), now())
     chat = Chat(_CHAT, _ANN, "codex", "", TitledBy.NOBODY, *nothing)
     async with database.write() as connection:
         await users.insert(connection, User(_ANN, "ann@example.test", now()))
         await chats.insert(connection, chat)
         await chats.insert_turn(connection, chat, "go", "go", now())
-        asked = await chats.get(connection, _CHAT, _ANN)
-        claimed = await chats.claim_turn(connection, asked, "bench")
+        created = await chats.get(connection, _CHAT, _ANN)
+        claimed = await chats.claim_turn(connection, created, "bench")
     assert claimed is not None
     return claimed
 
 
 @asynccontextmanager
-async def _served(database: Database, live_turns: LiveTurns) -> AsyncIterator[int]:
-    """A server of the chat's stream; its port."""
+async def _serve(database: Database, live_turns: LiveTurns) -> AsyncIterator[int]:
+    """Serve the chat's stream; yield the port."""
     app = FastAPI()
 
     async def frames() -> AsyncGenerator[str]:
@@ -155,35 +160,37 @@ async def _served(database: Database, live_turns: LiveTurns) -> AsyncIterator[in
 
 
 @asynccontextmanager
-async def _direct(
+async def _direct_connection(
     count: int,
 ) -> AsyncIterator[tuple[asyncio.StreamWriter, asyncio.Task[dict[int, float]]]]:
-    """A loopback connection: what to write to, and when each piece came out of it."""
-    came: asyncio.Future[asyncio.StreamReader] = asyncio.Future()
-    server = await asyncio.start_server(lambda reader, _: came.set_result(reader), "127.0.0.1", 0)
+    """Open a loopback connection; yield its writer and the arrival times."""
+    connected: asyncio.Future[asyncio.StreamReader] = asyncio.Future()
+    server = await asyncio.start_server(
+        lambda reader, _: connected.set_result(reader), "127.0.0.1", 0
+    )
     _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-    reading = asyncio.create_task(_pieces(await came, count))
+    reading = asyncio.create_task(_arrival_times(await connected, count))
     yield writer, reading
     writer.close()
     server.close()
 
 
-async def _heard(port: int, count: int) -> dict[int, float]:
-    """When each piece came to a listener of the stream."""
+async def _listen(port: int, count: int) -> dict[int, float]:
+    """Return the arrival time of each piece of the stream."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"GET /stream HTTP/1.1\r\nHost: bench\r\n\r\n")
-    heard = await _pieces(reader, count)
+    times = await _arrival_times(reader, count)
     writer.close()
-    return heard
+    return times
 
 
-async def _pieces(reader: asyncio.StreamReader, count: int) -> dict[int, float]:
-    """When each piece came, up to the last one."""
+async def _arrival_times(reader: asyncio.StreamReader, count: int) -> dict[int, float]:
+    """Read until the last piece; return each arrival time."""
     times: dict[int, float] = {}
     rest = b""
     while len(times) < count:
         chunk = await reader.read(64 * 1024)
-        assert chunk, "it ended before the last piece"
+        assert chunk, "the stream ended before the last piece"
         at = time.monotonic()
         for found in _PIECE.finditer(rest + chunk):
             times.setdefault(int(found[1]), at)

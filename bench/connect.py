@@ -1,7 +1,6 @@
-"""Where a connect's time goes: the demo's journeys, step by step, with each step's share.
+"""Measure each step of a connect session and its share of the whole.
 
-The journey is the product's own (`polydev demo --json`) in a world of the benchmark's own, so that
-a demo that is up is left alone.
+Runs `polydev demo --json` under another name, so that a running demo is not disturbed.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _LIMIT_S = 1800.0
 
 
 async def connect_steps(effort: Effort) -> list[str]:
-    """Rows of the journey's steps: seconds, and share of the provider's whole."""
+    """Return a row per step: seconds and share of the provider's total."""
     name = f"pdb-{secrets.token_hex(3)}"
     environment = os.environ | {
         "POLYDEV_DEMO_NAME": name,
@@ -29,18 +28,18 @@ async def connect_steps(effort: Effort) -> list[str]:
         "PORT": str(_free_port()),
     }
     try:
-        which = ("--provider", "codex") if effort.is_trial else ()
-        said = await _polydev(environment, "demo", "--json", *which)
+        options = ("--provider", "codex") if effort.is_trial else ()
+        output = await _polydev(environment, "demo", "--json", *options)
     finally:
         await _polydev(environment, "down", "--demo")
-    report = json.loads(said.splitlines()[-1])
+    report = json.loads(output.splitlines()[-1])
     if not report["ok"]:
         raise SystemExit(f"the demo failed: {report['error']}")
     rows: list[str] = []
     for provider in dict.fromkeys(step["provider"] for step in report["steps"]):
         if provider is not None:
-            mine = [step for step in report["steps"] if step["provider"] == provider]
-            rows += [f"-- {provider}", *shares([(s["step"], s["seconds"]) for s in mine])]
+            steps = [step for step in report["steps"] if step["provider"] == provider]
+            rows += [f"-- {provider}", *shares([(s["step"], s["seconds"]) for s in steps])]
     return rows
 
 
@@ -49,8 +48,8 @@ async def _polydev(environment: dict[str, str], *arguments: str) -> str:
         _POLYDEV, *arguments, env=environment, stdout=asyncio.subprocess.PIPE
     )
     async with asyncio.timeout(_LIMIT_S):
-        said, _ = await process.communicate()
-    return said.decode()
+        stdout, _ = await process.communicate()
+    return stdout.decode()
 
 
 def _free_port() -> int:

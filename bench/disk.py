@@ -1,4 +1,4 @@
-"""What a new machine's disk costs, against copying the golden image it would otherwise need."""
+"""Compare creating a machine's disk with copying the golden image."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ GOAL_MIB = 4.0
 
 
 async def new_disk(images_dir: Path, rounds: int) -> tuple[Comparison, list[str]]:
-    """Seconds of both sides, and lines on what a new disk takes against its two goals."""
+    """Compare both sides; return rows with the disk's time and size goals too."""
     image = ImageStore(images_dir).require("cli").root_image
     sizes: list[float] = []
     with tempfile.TemporaryDirectory(prefix="pdb-", dir="/var/tmp") as text:
         folder = Path(text)
         path = folder / "disk.img"
-        await make_disk(path, DISK_MIB, uid=0, cache_dir=folder)  # the template, once a host
+        await make_disk(
+            path, DISK_MIB, uid=0, cache_dir=folder
+        )  # create the template, once per host
 
         async def ours() -> float:
             path.unlink(missing_ok=True)
@@ -38,10 +40,12 @@ async def new_disk(images_dir: Path, rounds: int) -> tuple[Comparison, list[str]
             target.unlink(missing_ok=True)
             return await _seconds(lambda: _copy(image, target))
 
-        found = await compare("disk: new disk to copy of golden image", ours, copy, rounds=rounds)
-    slowest = max(found.ours_s)
-    return found, [
-        f"new disk: at most {slowest * 1000:.1f} ms (goal {GOAL_S * 1000:.0f}) "
+        comparison = await compare(
+            "disk: create, against copy of golden image", ours, copy, rounds=rounds
+        )
+    slowest = max(comparison.ours_s)
+    return comparison, [
+        f"new disk: slowest {slowest * 1000:.1f} ms (goal {GOAL_S * 1000:.0f}) "
         f"{'ok' if slowest <= GOAL_S else 'MISSED'}",
         f"new disk: {max(sizes):.2f} MiB allocated (goal {GOAL_MIB:.0f}) "
         f"{'ok' if max(sizes) <= GOAL_MIB else 'MISSED'}",

@@ -1,4 +1,4 @@
-"""How much each benchmark does: enough for figures, or just enough to see that it runs."""
+"""Workload sizes for full and trial runs."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ class Effort:
     rounds: int = 5
     """Alternating runs of each side."""
     sessions: int = 200
-    """Connect sessions at once, of `load`."""
+    """Concurrent connect sessions of `load`."""
     machines: int = 10
-    """Machines at once, of `many`."""
+    """Concurrent machines of `many`."""
     chat_pieces: int = 1500
     terminal_bytes: int = 24_000_000
     steady_s: float = 3.0
-    """How long memory must not have changed, of `memory`."""
+    """Period without change before `memory` reads a value."""
     is_trial: bool = False
-    """On simulated machines, which run no guest's programs and have no page to paint."""
+    """Use simulated machines, which run no guest programs and paint no page."""
 
     @property
     def disk_rounds(self) -> int:
-        """Disks are quick to make."""
+        """More rounds, as disks are quick to create."""
         return self.rounds if self.is_trial else self.rounds * 4
 
 

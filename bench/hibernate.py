@@ -1,7 +1,7 @@
-"""What sleeping gains and costs: waking against making, memory freed, bytes on disk, time to sleep.
+"""Compare resume with cold create, and measure the costs of hibernation.
 
-Both sides of the comparison end when the host agent says that the machine's channel answers. The
-machine that sleeps has been used as little as the one that is made: it holds what a boot leaves.
+Both sides end when the host agent reports that the machine's channel answers. Both machines are
+unused after their boot.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from bench.agent import BenchAgent
-from bench.measure import Comparison, compare, own_mib, timed
+from bench.measure import Comparison, compare, private_mib, timed
 from polydev.shared.domain import MachineKind, new_vm_id
 from polydev.shared.host_protocol import (
     CreateMachine,
@@ -28,56 +28,56 @@ _MIB = 1024 * 1024
 
 
 @dataclass
-class Slept:
-    """What each sleep was seen to cost and to free."""
+class HibernationCosts:
+    """Memory freed, bytes written and seconds of each hibernation."""
 
     freed_mib: list[float] = field(default_factory=list)
     on_disk_mib: list[float] = field(default_factory=list)
-    to_sleep_s: list[float] = field(default_factory=list)
+    hibernate_s: list[float] = field(default_factory=list)
 
     def rows(self) -> list[str]:
-        """Medians, for people."""
+        """Format the medians."""
         return [
-            f"{'hibernate: memory of the host freed':<44} {median(self.freed_mib):>9.0f} MiB",
+            f"{'hibernate: host memory freed':<44} {median(self.freed_mib):>9.0f} MiB",
             f"{'hibernate: bytes on disk':<44} {median(self.on_disk_mib):>9.1f} MiB",
-            f"{'hibernate: until it sleeps':<44} {median(self.to_sleep_s):>9.3f} s",
+            f"{'hibernate: time to hibernate':<44} {median(self.hibernate_s):>9.3f} s",
         ]
 
 
-async def hibernate(agent: BenchAgent, rounds: int) -> tuple[Comparison, Slept]:
-    """Resume to answering against cold create to answering, alternating."""
-    sleeper = await run(agent, made())
-    slept = Slept()
+async def hibernate(agent: BenchAgent, rounds: int) -> tuple[Comparison, HibernationCosts]:
+    """Compare resume and cold create, in turn, until the channel answers."""
+    sleeper = await run(agent, create_request())
+    costs = HibernationCosts()
 
     async def resume() -> float:
         running = await agent.host.machine(sleeper.vm_id)
-        freed = own_mib(running.pid)
+        freed = private_mib(running.pid)
         began = time.monotonic()
-        asleep = await run(agent, HibernateMachine(vm_id=sleeper.vm_id))
-        slept.to_sleep_s.append(time.monotonic() - began)
-        slept.freed_mib.append(freed)
-        slept.on_disk_mib.append(asleep.memory_on_disk_bytes / _MIB)
-        waking = ResumeMachine(vm_id=sleeper.vm_id, ready_timeout_s=_LIMIT_S)
-        seconds = await timed(lambda: run(agent, waking))
-        awake = await agent.host.machine(sleeper.vm_id)
-        assert awake.wake is not None
-        assert awake.wake.how == "resumed", awake.wake.reason
+        hibernated = await run(agent, HibernateMachine(vm_id=sleeper.vm_id))
+        costs.hibernate_s.append(time.monotonic() - began)
+        costs.freed_mib.append(freed)
+        costs.on_disk_mib.append(hibernated.memory_on_disk_bytes / _MIB)
+        resume_request = ResumeMachine(vm_id=sleeper.vm_id, ready_timeout_s=_LIMIT_S)
+        seconds = await timed(lambda: run(agent, resume_request))
+        resumed = await agent.host.machine(sleeper.vm_id)
+        assert resumed.wake is not None
+        assert resumed.wake.how == "resumed", resumed.wake.reason
         return seconds
 
     async def create() -> float:
-        wanted = made()
+        wanted = create_request()
         seconds = await timed(lambda: run(agent, wanted))
         await agent.host.run(_name(), DestroyMachine(vm_id=wanted.vm_id), _LIMIT_S)
         return seconds
 
-    found = await compare(
+    comparison = await compare(
         "hibernate: resume against cold create", resume, create, rounds=rounds, goal=0.15
     )
     await agent.host.run(_name(), DestroyMachine(vm_id=sleeper.vm_id), _LIMIT_S)
-    return found, slept
+    return comparison, costs
 
 
-def made() -> CreateMachine:
+def create_request() -> CreateMachine:
     return CreateMachine(
         vm_id=new_vm_id(),
         machine_kind=MachineKind.CLI,

@@ -1,9 +1,9 @@
-"""Many connect sessions at once, on simulated hosts: how many a second, and what they cost.
+"""Measure throughput, latency and memory of concurrent connect sessions.
 
-A world of the benchmark's own: a host agent with simulated machines and a controller, both real
-processes on a database of their own. 200 people press Connect at the same moment; meanwhile a
-prober asks what a page would ask. Then 200 sessions wait for their person, and the controller's
-memory is read. The bench process shares the machine's cores with what it measures.
+A temporary host agent with simulated machines and a controller run as real processes on a database
+of their own. 200 users connect at the same moment while a prober sends a page's requests. Then 200
+sessions wait for their user, and the controller's memory is read. The benchmark shares the
+machine's cores with the processes that it measures.
 """
 
 from __future__ import annotations
@@ -40,41 +40,41 @@ _TOKEN = secrets.token_urlsafe(24)
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What was measured of one database."""
+    """Results for one database."""
 
     database: str
     sessions: int
     seconds: float
     gets_ms: tuple[float, ...]
-    """How long GET requests took while the sessions went through."""
+    """Durations of GET requests while the sessions run."""
     idle_mb: float
     waiting_kb: float
-    """Resident memory that a session costs while it waits for its person."""
+    """Resident memory of a session that waits for its user."""
     step_ms: dict[str, float]
-    """A step's mean time, all of it, per session."""
+    """Mean duration of each step."""
 
     def rows(self) -> list[str]:
-        """The table's lines, with the goals beside the figures."""
-        cuts = quantiles(self.gets_ms, n=100)
+        """Format the results and their goals."""
+        percentiles = quantiles(self.gets_ms, n=100)
         rate = self.sessions / self.seconds
         facts = [
-            ("sessions a second", rate, ">= 15", rate >= 15),
-            ("GET p50, ms", cuts[49], "", True),
-            ("GET p99, ms", cuts[98], "<= 50", cuts[98] <= 50),
+            ("sessions per second", rate, ">= 15", rate >= 15),
+            ("GET p50, ms", percentiles[49], "", True),
+            ("GET p99, ms", percentiles[98], "<= 50", percentiles[98] <= 50),
             ("controller idle, MB resident", self.idle_mb, "<= 120", self.idle_mb <= 120),
             ("waiting session, KB resident", self.waiting_kb, "<= 50", self.waiting_kb <= 50),
         ]
         rows = [
-            f"{f'{self.database}: {what}':<44} {figure:>9.2f} {goal:>8} "
+            f"{f'{self.database}: {name}':<44} {figure:>9.2f} {goal:>8} "
             f"{('ok' if met else 'MISSED') if goal else ''}"
-            for what, figure, goal, met in facts
+            for name, figure, goal, met in facts
         ]
         steps = ", ".join(f"{name} {ms:.0f}" for name, ms in self.step_ms.items())
-        return [*rows, f"{self.database}: mean ms from a step's begin to its end: {steps}"]
+        return [*rows, f"{self.database}: mean ms of each step: {steps}"]
 
 
 async def load(urls: tuple[str, str] | None, sessions: int) -> Load:
-    """Both parts, each on a database of its own; None: on SQLite."""
+    """Measure running and waiting sessions, each on its own database (None: SQLite)."""
     first, second = urls or (None, None)
     async with simulated_world(first, login_end="credentials", channel="direct") as world:
         idle_mb = world.resident_kb() / 1024
@@ -86,7 +86,7 @@ async def load(urls: tuple[str, str] | None, sessions: int) -> Load:
 
 
 class World:
-    """A controller that answers, and its client."""
+    """Running controller and its API client."""
 
     def __init__(self, client: aiohttp.ClientSession, url: str, pid: int, state_dir: Path) -> None:
         self._client, self._pid = client, pid
@@ -100,30 +100,30 @@ class World:
         return next(int(line.split()[1]) for line in status.splitlines() if "VmRSS" in line)
 
     async def connect_all(self, count: int) -> tuple[float, list[float], dict[str, float]]:
-        """All at once, to their completion: seconds, GETs' milliseconds, steps' milliseconds."""
+        """Run all sessions to completion; return seconds, GETs' and steps' milliseconds."""
         user_ids = await self._users(count)
         gets_ms: list[float] = []
         probing = asyncio.create_task(self._probe(gets_ms))
         started = time.monotonic()
         session_ids = await asyncio.gather(*(self._start(user_id) for user_id in user_ids))
         async with asyncio.timeout(_LIMIT_S):
-            await self._settled("completed", count)
+            await self._wait_for_status("completed", count)
         seconds = time.monotonic() - started
         probing.cancel()
         return seconds, gets_ms, await self._steps(session_ids)
 
     async def wait_all(self, count: int) -> float:
-        """All at once, until they wait for their person: KB that each of them costs."""
+        """Start all sessions and wait for their prompts; return KB per session."""
         user_ids = await self._users(count)
         await asyncio.gather(*(self._start(user_id) for user_id in user_ids[: count // 10]))
         async with asyncio.timeout(_LIMIT_S):
-            await self._settled("waiting_for_person", count // 10)
-            before = self.resident_kb()  # with everything warm that the first sessions need
+            await self._wait_for_status("waiting_for_person", count // 10)
+            before = self.resident_kb()  # after the first sessions filled the caches
             await asyncio.gather(*(self._start(user_id) for user_id in user_ids[count // 10 :]))
-            await self._settled("waiting_for_person", count)
+            await self._wait_for_status("waiting_for_person", count)
         return (self.resident_kb() - before) / (count - count // 10)
 
-    async def ask(self, method: str, path: str, body: object = None) -> object:
+    async def request(self, method: str, path: str, body: object = None) -> object:
         async with self._client.request(method, self.url + path, json=body) as answer:
             text = await answer.text()
             if answer.status >= 400:
@@ -140,14 +140,14 @@ class World:
         return ids
 
     async def _start(self, user_id: str) -> str:
-        answer = await self.ask(
+        answer = await self.request(
             "POST", "/api/auth/start", {"provider": PROVIDER, "userId": user_id}
         )
         assert isinstance(answer, dict)
         return str(answer["sessionId"])
 
-    async def _settled(self, status: str, count: int) -> None:
-        """Wait until so many sessions are in that state, by looking into the store."""
+    async def _wait_for_status(self, status: str, count: int) -> None:
+        """Poll the store until `count` sessions are in that state."""
         import sqlalchemy as sa
 
         from polydev.controller.store.tables import auth_sessions
@@ -167,7 +167,7 @@ class World:
             await database.close()
 
     async def _probe(self, gets_ms: list[float]) -> None:
-        """What pages ask meanwhile, one after the other."""
+        """Send a page's requests, one after another."""
         paths = ["/api/vm/list", "/api/providers", "/api/auth/session/none", "/health"]
         while True:
             for path in paths:
@@ -199,8 +199,7 @@ class World:
 async def simulated_world(
     database_url: str | None = None, **simulation: str
 ) -> AsyncIterator[World]:
-    """A host agent with machines that behave so, and a controller; all of it is ended and removed
-    afterwards, by the ids that it got."""
+    """Start a host agent with simulated machines and a controller; remove both afterwards."""
     state_dir = Path(tempfile.mkdtemp(prefix="pdb-", dir="/var/tmp"))
     name = f"pdb-{secrets.token_hex(3)}"
     port = _free_port()
@@ -209,19 +208,21 @@ async def simulated_world(
         environment["DATABASE_URL"] = database_url
     running: list[asyncio.subprocess.Process] = []
     try:
-        running.append(await _program("polydev.hostagent", environment, state_dir / "hostd.log"))
+        running.append(
+            await _start_program("polydev.hostagent", environment, state_dir / "hostd.log")
+        )
         host = Host(state_dir / "sockets" / "hostd.sock")
-        await _answers(host.health, running[0])
+        await _wait_until_ready(host.health, running[0])
         await host.aclose()
         running.append(
-            await _program("polydev.controller", environment, state_dir / "controller.log")
+            await _start_program("polydev.controller", environment, state_dir / "controller.log")
         )
         headers = {"authorization": f"Bearer {_TOKEN}"}
         connector = aiohttp.TCPConnector(limit=64)
         async with aiohttp.ClientSession(headers=headers, connector=connector) as client:
             world = World(client, f"http://127.0.0.1:{port}", running[1].pid, state_dir)
             world.database_url = database_url
-            await _answers(lambda: world.ask("GET", "/health"), running[1])
+            await _wait_until_ready(lambda: world.request("GET", "/health"), running[1])
             yield world
     finally:
         for process in reversed(running):
@@ -249,7 +250,7 @@ def _environment(
     }
 
 
-async def _program(
+async def _start_program(
     module: str, environment: dict[str, str], log: Path
 ) -> asyncio.subprocess.Process:
     with log.open("wb") as file:
@@ -258,7 +259,7 @@ async def _program(
         )
 
 
-async def _answers(ask: object, process: asyncio.subprocess.Process) -> None:
+async def _wait_until_ready(ask: object, process: asyncio.subprocess.Process) -> None:
     assert callable(ask)
     async with asyncio.timeout(60):
         while process.returncode is None:
@@ -268,7 +269,7 @@ async def _answers(ask: object, process: asyncio.subprocess.Process) -> None:
                 await asyncio.sleep(0.05)
             else:
                 return
-    raise SystemExit("a process of the benchmark ended at its start")
+    raise SystemExit("a process of the benchmark failed to start")
 
 
 def _free_port() -> int:

@@ -1,8 +1,8 @@
-"""What Polydev adds to a machine's start: create -> channel answers, against a VMM by hand.
+"""Compare a machine's start with QEMU started by hand.
 
-Both sides end at the same marker: the first SSH handshake with the guest's sshd that succeeds. The
-reference is what someone would type: QEMU with the same kernel, image and devices, its disk and TAP
-ready before the clock starts, no agent, no confinement, no records.
+Both sides end at the first successful SSH handshake with the guest. The reference is QEMU with the
+same kernel, image and devices, but without agent, sandbox or records; its disk and TAP are ready
+before the clock starts.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _NONCE = "bench"
 
 
 async def machine_start(agent: BenchAgent, rounds: int) -> Comparison:
-    """Seconds of both sides, alternating."""
+    """Compare both sides in turn."""
 
     async def ours() -> float:
         vm_id = new_vm_id()
@@ -56,19 +56,19 @@ async def machine_start(agent: BenchAgent, rounds: int) -> Comparison:
         await agent.host.run(f"destroy-{vm_id}", DestroyMachine(vm_id=vm_id), _LIMIT_S)
         return seconds
 
-    async with by_hand(agent.images_dir) as bare:
+    async with bare_qemu(agent.images_dir) as bare:
         return await compare(
-            "machine: create to answering channel", ours, bare, rounds=rounds, goal=1.05
+            "machine: create until the channel answers", ours, bare, rounds=rounds, goal=1.05
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
-    """Everything a QEMU by hand needs, made before any clock starts."""
+class BareQemu:
+    """Files, keys and network of a plain QEMU, prepared before the clock starts."""
 
     folder: Path
     netns: str
-    place: Attachment
+    attachment: Attachment
     keys: MachineKeys
     store: ImageStore
 
@@ -92,18 +92,21 @@ class Bench:
         for name, path, more in drives:
             arguments += ["-drive", f"id={name},if=none,format=raw,file={path}{more}"]
             arguments += ["-device", f"virtio-blk-device,drive={name}"]
-        forward = f"hostfwd=tcp:127.0.0.1:{self.place.channel_port}-10.0.2.15:22"
+        forward = f"hostfwd=tcp:127.0.0.1:{self.attachment.channel_port}-10.0.2.15:22"
         return [
             *arguments,
-            *("-netdev", f"tap,id=lan,ifname={self.place.tap},script=no,downscript=no,vnet_hdr=on"),
-            *("-device", f"virtio-net-device,netdev=lan,mac={self.place.mac}"),
+            *(
+                "-netdev",
+                f"tap,id=lan,ifname={self.attachment.tap},script=no,downscript=no,vnet_hdr=on",
+            ),
+            *("-device", f"virtio-net-device,netdev=lan,mac={self.attachment.mac}"),
             *("-netdev", f"user,id=channel,restrict=on,ipv6=off,{forward}"),
-            *("-device", f"virtio-net-device,netdev=channel,mac={self.place.channel_mac}"),
+            *("-device", f"virtio-net-device,netdev=channel,mac={self.attachment.channel_mac}"),
             *("-device", "virtio-balloon-device,free-page-reporting=on,deflate-on-oom=on"),
         ]
 
     async def __call__(self) -> float:
-        """Start it with an empty disk, wait for the marker, end it."""
+        """Start QEMU with an empty disk, wait until it is ready, kill it."""
         (self.folder / "disk.img").unlink(missing_ok=True)
         await make_disk(self.folder / "disk.img", DISK_MIB, uid=0, cache_dir=self.folder)
         arguments = self.arguments()
@@ -116,7 +119,7 @@ class Bench:
         )
         try:
             async with asyncio.timeout(_LIMIT_S):
-                await _marker(process)
+                await _wait_for_marker(process)
                 await self._handshake()
             return time.monotonic() - started
         finally:
@@ -124,7 +127,7 @@ class Bench:
             await process.wait()
 
     async def _handshake(self) -> None:
-        connected = await dial(self.netns, "127.0.0.1", self.place.channel_port)
+        connected = await dial(self.netns, "127.0.0.1", self.attachment.channel_port)
         async with asyncssh.connect(
             sock=connected,
             username="root",
@@ -136,8 +139,8 @@ class Bench:
 
 
 @asynccontextmanager
-async def by_hand(images_dir: Path) -> AsyncIterator[Bench]:
-    """A namespace with one TAP, keys, config drive; all removed afterwards."""
+async def bare_qemu(images_dir: Path) -> AsyncIterator[BareQemu]:
+    """Prepare a namespace with one TAP, keys and config drive; remove them afterwards."""
     name = f"pdb-{secrets.token_hex(3)}"
     with tempfile.TemporaryDirectory(prefix="pdb-", dir="/var/tmp") as text:
         folder = Path(text)
@@ -148,34 +151,34 @@ async def by_hand(images_dir: Path) -> AsyncIterator[Bench]:
         await network.ensure()
         try:
             vm_id = new_vm_id()
-            place = await network.attach(vm_id, 0)
+            attachment = await network.attach(vm_id, 0)
             keys = await make_keys(folder / "keys")
             config = MachineConfig(
                 vm_id=vm_id,
                 kind=MachineKind.CLI,
                 hostname="bench",
-                address=f"{place.address}/{place.prefix}",
-                mac=place.mac,
+                address=f"{attachment.address}/{attachment.prefix}",
+                mac=attachment.mac,
                 gateway=str(settings.gateway),
                 dns=(),
-                channel_mac=place.channel_mac,
+                channel_mac=attachment.channel_mac,
                 ready_nonce=_NONCE,
                 clock_s=int(time.time()),
                 host_key=keys.host_private,
                 authorized_key=keys.client_public,
             )
             await write_config_drive(folder / "config.tar", config, uid=0)
-            yield Bench(folder, name, place, keys, ImageStore(images_dir))
+            yield BareQemu(folder, name, attachment, keys, ImageStore(images_dir))
         finally:
             await network.remove()
             await network.close()
 
 
-async def _marker(process: asyncio.subprocess.Process) -> None:
+async def _wait_for_marker(process: asyncio.subprocess.Process) -> None:
     assert process.stdout is not None
     seen = b""
     while f"POLYDEV-READY {_NONCE}".encode() not in seen:
         chunk = await process.stdout.read(4096)
         if not chunk:
-            raise SystemExit(f"the VMM by hand ended: {seen[-500:].decode('utf-8', 'replace')}")
+            raise SystemExit(f"the plain QEMU ended: {seen[-500:].decode('utf-8', 'replace')}")
         seen += chunk

@@ -1,7 +1,7 @@
-"""Measuring side by side: ratios of medians from runs that alternate, and how a table is printed.
+"""Compare two sides in alternating runs and format the results.
 
-Machines are noisy and shared, so a figure alone says little. Every benchmark runs its two sides in
-turn within one process and reports their ratio; seconds are told beside it for orientation only.
+Machines are noisy and shared, so a single figure means little. Every benchmark runs its two sides
+in turn within one process and reports their ratio; seconds are printed for orientation only.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from pathlib import Path
 from statistics import median
 
 Side = Callable[[], Awaitable[float]]
-"""Does the work once and returns its seconds (its own clock, so that set-up does not count)."""
+"""Do the work once and return its seconds, without set-up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two sides of one question: `ratio` is ours over the reference, by medians."""
+    """Seconds of both sides; `ratio` divides the medians."""
 
     name: str
     ours_s: tuple[float, ...]
@@ -31,7 +31,7 @@ class Comparison:
 
     @property
     def pairs(self) -> tuple[float, ...]:
-        """The ratio of each alternating pair: how far the noise spreads."""
+        """Ratio of each alternating pair, which shows the noise."""
         return tuple(a / b for a, b in zip(self.ours_s, self.reference_s, strict=True))
 
     def row(self) -> str:
@@ -44,13 +44,13 @@ class Comparison:
         )
 
 
-HEADER = f"{'what':<44} {'ours s':>9} {'ref s':>9} {'ratio':>7} {'of pairs':>14} {'goal':>8}"
+HEADER = f"{'benchmark':<44} {'ours s':>9} {'ref. s':>9} {'ratio':>7} {'min..max':>14} {'goal':>8}"
 
 
 async def compare(
     name: str, ours: Side, reference: Side, *, rounds: int, goal: float | None = None
 ) -> Comparison:
-    """Run both sides in turn, `rounds` times each, swapping who goes first each round."""
+    """Run both sides `rounds` times in turn; swap the order each round."""
     first: list[float] = []
     second: list[float] = []
     for index in range(rounds):
@@ -61,20 +61,20 @@ async def compare(
 
 
 async def timed(work: Callable[[], Awaitable[object]]) -> float:
-    """Seconds that `work` takes."""
+    """Run `work`; return its seconds."""
     started = time.monotonic()
     await work()
     return time.monotonic() - started
 
 
 def shares(steps: Sequence[tuple[str, float]]) -> list[str]:
-    """Rows `step seconds share` of a journey whose steps follow one another."""
+    """Format rows of steps, seconds and shares of the total."""
     total = sum(seconds for _, seconds in steps) or 1.0
     return [f"{name:<44} {seconds:>9.2f} {seconds / total:>7.1%}" for name, seconds in steps]
 
 
-def own_mib(pid: int | None) -> float:
-    """What is gone from the host when the process ends. Source: proc(5), `smaps_rollup`."""
+def private_mib(pid: int | None) -> float:
+    """Return the private memory of a process. Source: proc(5), `smaps_rollup`."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
-    sizes = {name: int(words.split()[0]) for name, _, words in (it.partition(":") for it in lines)}
+    sizes = {name: int(value.split()[0]) for name, _, value in (it.partition(":") for it in lines)}
     return (sizes["Private_Clean"] + sizes["Private_Dirty"]) / 1024

@@ -1,8 +1,8 @@
-"""What machines cost their host in memory, and what many of them at once cost it in time.
+"""Measure memory of machines, and creating many of them concurrently.
 
-An idle machine that did some work, with and without giving back what its guest freed (there the
-guest lets go of its balloon before the work): alternating. The golden image's pages, which all
-machines of a kind share. And N machines asked for at once, against one after another.
+Compares idle machines after some work, with and without free page reporting (the guest unbinds its
+balloon first), in turn. Also measures the golden image's pages, which machines of a kind share, and
+N concurrent creations against the same in sequence.
 """
 
 from __future__ import annotations
@@ -24,79 +24,78 @@ from polydev.shared.host_protocol import CreateMachine, DestroyMachine, MachineV
 MEMORY_MIB = 512
 _LIMIT_S = 600.0
 _SETTLE_S = 20.0
-_LET_GO = (
+_UNBIND_BALLOON = (
     "sh",
     "-c",
     "cd /sys/bus/virtio/drivers/virtio_balloon && for it in virtio*; do echo $it > unbind; done",
 )
 _WORK = (
     *("sh", "-c"),
-    "codex --version; claude --version; python3 -c \"kept = b'1' * (150 << 20)\"",
+    "codex --version; claude --version; python3 -c \"data = b'1' * (150 << 20)\"",
 )
 
 
 async def idle(agent: BenchAgent, effort: Effort) -> list[str]:
-    """Rows: MiB of the host's memory that an idle CLI machine takes, on both sides."""
-    work, let_go = (("true",), ("true",)) if effort.is_trial else (_WORK, _LET_GO)
-    giving: list[int] = []
-    keeping: list[int] = []
+    """Return rows with the host memory of an idle CLI machine."""
+    work, unbind_balloon = (("true",), ("true",)) if effort.is_trial else (_WORK, _UNBIND_BALLOON)
+    reporting: list[int] = []
+    retaining: list[int] = []
     fresh: list[int] = []
     for index in range(effort.rounds):
-        for side in (giving, keeping) if index % 2 == 0 else (keeping, giving):
+        for side in (reporting, retaining) if index % 2 == 0 else (retaining, reporting):
             async with machines(agent, 1) as (view,):
-                fresh.append(await _settled_mib(view, effort.steady_s))
-                if side is keeping:
-                    await _run(agent, view, let_go)
+                fresh.append(await _steady_mib(view, effort.steady_s))
+                if side is retaining:
+                    await _run(agent, view, unbind_balloon)
                 await _run(agent, view, work)
-                side.append(await _settled_mib(view, effort.steady_s))
-    pairs = [ours / reference for ours, reference in zip(giving, keeping, strict=True)]
+                side.append(await _steady_mib(view, effort.steady_s))
+    pairs = [ours / reference for ours, reference in zip(reporting, retaining, strict=True)]
     return [
-        f"memory of a CLI machine ({MEMORY_MIB} MiB) that has just started: "
-        f"{median(fresh):.0f} MiB",
-        f"memory after some work, idle: {median(giving):.0f} MiB; if it kept what it frees: "
-        f"{median(keeping):.0f} MiB; ratio {median(giving) / median(keeping):.3f} "
+        f"memory of a new CLI machine ({MEMORY_MIB} MiB): {median(fresh):.0f} MiB",
+        f"memory after some work, idle: {median(reporting):.0f} MiB; without free page reporting: "
+        f"{median(retaining):.0f} MiB; ratio {median(reporting) / median(retaining):.3f} "
         f"({min(pairs):.2f}..{max(pairs):.2f})",
     ]
 
 
 async def many(agent: BenchAgent, effort: Effort) -> list[str]:
-    """Rows: N machines one after another and at once, and what they share."""
+    """Return rows for N machines in sequence and concurrently, and their shared memory."""
     image = ImageStore(agent.images_dir).require("cli").root_image
     count, started = effort.machines, time.monotonic()
     for _ in range(count):
         async with machines(agent, 1):
             pass
-    in_turn_s = time.monotonic() - started
+    sequential_s = time.monotonic() - started
     started = time.monotonic()
     async with machines(agent, count) as views:
-        at_once_s = time.monotonic() - started
-        read = [_read_mib(view) for view in views]
+        concurrent_s = time.monotonic() - started
+        reads = [_read_mib(view) for view in views]
         cached_mib = await _cached_mib(image)
-        taken_mib = sum([await _settled_mib(view, effort.steady_s) for view in views])
-    asked_mib, fetched_mib = (sum(column) for column in zip(*read, strict=True))
+        taken_mib = sum([await _steady_mib(view, effort.steady_s) for view in views])
+    read_mib, fetched_mib = (sum(column) for column in zip(*reads, strict=True))
     return [
-        f"{count} machines at once: all ready after {at_once_s:.1f} s, one after another "
-        f"{in_turn_s:.1f} s; ratio {at_once_s / in_turn_s:.3f}",
-        f"{count} machines take {taken_mib} MiB; they asked for {asked_mib} MiB of files, "
-        f"{fetched_mib} MiB of it from the disk; the one copy of {image.parent.name} in the host's "
-        f"memory has {cached_mib} of {image.stat().st_size >> 20} MiB",
+        f"{count} concurrent machines: all ready after {concurrent_s:.1f} s, in sequence "
+        f"{sequential_s:.1f} s; ratio {concurrent_s / sequential_s:.3f}",
+        f"{count} machines take {taken_mib} MiB; they read {read_mib} MiB of files, "
+        f"{fetched_mib} MiB of it from disk; the page cache holds "
+        f"{cached_mib} of {image.stat().st_size >> 20} MiB of the {image.parent.name} image",
     ]
 
 
 @asynccontextmanager
 async def machines(agent: BenchAgent, count: int) -> AsyncIterator[list[MachineView]]:
-    """CLI machines, asked for at once, all ready; destroyed afterwards."""
+    """Create CLI machines concurrently; destroy them afterwards."""
     vm_ids = [new_vm_id() for _ in range(count)]
     try:
         async with asyncio.TaskGroup() as group:
-            making = [group.create_task(_made(agent, vm_id)) for vm_id in vm_ids]
-        yield [task.result() for task in making]
+            creations = [group.create_task(_create(agent, vm_id)) for vm_id in vm_ids]
+        yield [task.result() for task in creations]
     finally:
         for vm_id in vm_ids:
             await agent.host.run(f"destroy-{vm_id}", DestroyMachine(vm_id=vm_id), _LIMIT_S)
 
 
-async def _made(agent: BenchAgent, vm_id: str) -> MachineView:
+async def _create(agent: BenchAgent, vm_id: str) -> MachineView:
     wanted = CreateMachine(
         vm_id=vm_id,
         machine_kind=MachineKind.CLI,
@@ -116,8 +115,8 @@ async def _run(agent: BenchAgent, view: MachineView, argv: Sequence[str]) -> Non
         raise SystemExit(f"{argv} failed in the machine: {done.stderr!r}")
 
 
-async def _settled_mib(view: MachineView, steady_s: float) -> int:
-    """Resident memory of a machine's VMM once it has not changed for a while."""
+async def _steady_mib(view: MachineView, steady_s: float) -> int:
+    """Wait until a VMM's resident memory is steady; return it."""
     last_mib, since_s = _resident_mib(view), time.monotonic()
     end_s = since_s + _SETTLE_S
     while time.monotonic() < min(since_s + steady_s, end_s):
@@ -134,14 +133,14 @@ def _resident_mib(view: MachineView) -> int:
 
 
 def _read_mib(view: MachineView) -> tuple[int, int]:
-    """What a VMM read, and what of it came from a disk. Source: proc_pid_io(5)."""
+    """Return MiB that a VMM read, and the part from disk. Source: proc_pid_io(5)."""
     lines = Path(f"/proc/{view.pid}/io").read_text().splitlines()
     counts = {name: int(value) for name, value in (line.split(": ") for line in lines)}
     return counts["rchar"] >> 20, counts["read_bytes"] >> 20
 
 
 async def _cached_mib(path: Path) -> int:
-    """How much of a file is in the host's page cache. Source: fincore(1)."""
+    """Return the MiB of a file in the page cache. Source: fincore(1)."""
     fincore = shutil.which("fincore")
     if fincore is None:
         return 0
@@ -149,5 +148,5 @@ async def _cached_mib(path: Path) -> int:
         *(fincore, "--bytes", "--noheadings", "--output", "RES", str(path)),
         stdout=asyncio.subprocess.PIPE,
     )
-    said, _ = await process.communicate()
-    return int(said) >> 20
+    stdout, _ = await process.communicate()
+    return int(stdout) >> 20

@@ -1,7 +1,7 @@
-"""When a browser machine shows a page, seen from outside: through the agent's stream to Chromium.
+"""Wait until a browser machine shows a page, through the agent's stream to Chromium.
 
-Nothing is started in the machine to look at it: where processors are emulated, a program that looks
-would take longer than what it looks at. Source: chromedevtools.github.io/devtools-protocol,
+Nothing is started in the machine for this: on an emulated processor, a program that checks would
+take longer than the page itself. Source: chromedevtools.github.io/devtools-protocol,
 `Page.captureScreenshot`, which answers when there is a picture to answer with.
 """
 
@@ -23,30 +23,30 @@ from polydev.shared.host_client.streams import GuestStream
 
 _PORT = 9222
 _SERVICE_PORT = 8080
-_TRY_AGAIN_S = 0.1
+_RETRY_S = 0.1
 _PICTURE_BYTES = 16 * 1024 * 1024
 _CHUNK = 64 * 1024
 
 
-async def painted(host: Host, vm_id: str, limit_s: float) -> None:
+async def wait_painted(host: Host, vm_id: str, limit_s: float) -> None:
     """Return when the machine's browser has painted a page. Raises: TimeoutError."""
     async with asyncio.timeout(limit_s):
         while True:
             with suppress(httpx.HTTPError, PolydevError, OSError, WebSocketException, ValueError):
                 if await _is_painted(host, vm_id):
                     return
-            await asyncio.sleep(_TRY_AGAIN_S)  # nothing tells when the port opens
+            await asyncio.sleep(_RETRY_S)  # no event reports the open port
 
 
-async def served(host: Host, vm_id: str, limit_s: float) -> None:
-    """Return when the machine's browser service answers: a simulated one paints nothing."""
+async def wait_served(host: Host, vm_id: str, limit_s: float) -> None:
+    """Return when the machine's browser service answers; a simulated one paints nothing."""
     async with asyncio.timeout(limit_s):
         while True:
             with suppress(httpx.HTTPError, PolydevError, OSError):
                 async with host.http(vm_id, _SERVICE_PORT) as client:
                     await client.get("/health")
                     return
-            await asyncio.sleep(_TRY_AGAIN_S)
+            await asyncio.sleep(_RETRY_S)
 
 
 async def _is_painted(host: Host, vm_id: str) -> bool:
@@ -57,7 +57,7 @@ async def _is_painted(host: Host, vm_id: str) -> bool:
         return False
     async with (
         host.tcp(vm_id, _PORT) as stream,
-        _socket_of(stream) as sock,
+        _socket_for(stream) as sock,
         connect(pages[0], sock=sock, max_size=_PICTURE_BYTES, proxy=None) as page,
     ):
         await page.send(json.dumps({"id": 1, "method": "Page.captureScreenshot"}))
@@ -68,8 +68,8 @@ async def _is_painted(host: Host, vm_id: str) -> bool:
 
 
 @asynccontextmanager
-async def _socket_of(stream: GuestStream) -> AsyncIterator[socket.socket]:
-    """A socket whose other end is the stream."""
+async def _socket_for(stream: GuestStream) -> AsyncIterator[socket.socket]:
+    """Connect a socket to the stream."""
     ours, theirs = socket.socketpair()
     reader, writer = await asyncio.open_connection(sock=theirs)
 

@@ -1,8 +1,8 @@
-"""What each part of a machine's start costs, from the request to the first answer of its channel.
+"""Measure the parts of a machine's start, from request to ready channel.
 
-The parts are seen from outside: the VMM's identity file appears, its console tells each phase of
-the boot (docs/machines.md, "Boot, in order"), the operation ends. Whatever happens between two of
-these is one part. `picture` draws them (docs/start.svg); `python -m bench parts --picture FILE`.
+The parts are observed from outside: the VMM's identity file appears, its console prints each phase
+of the boot (docs/machines.md, "Boot, in order"), the operation ends. The time between two of these
+is one part. `python -m bench parts --picture FILE` draws them (docs/start.svg).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from polydev.shared.domain import MachineKind, new_vm_id
 from polydev.shared.host_protocol import CreateMachine, DestroyMachine
 
 _LIMIT_S = 300.0
-_LOOK_EVERY_S = 0.002
-_TOLD = re.compile(rb"POLYDEV-(?:BOOT (\w+)|(READY))")
+_POLL_S = 0.002
+_PHASE = re.compile(rb"POLYDEV-(?:BOOT (\w+)|(READY))")
 SHAPES = {
     MachineKind.CLI: {"memory_mib": 1024, "vcpus": 1, "disk_mib": 4096},
     MachineKind.BROWSER: {"memory_mib": 2048, "vcpus": 2, "disk_mib": 4096},
@@ -40,8 +40,8 @@ PARTS = {
     "services": "services and sshd",
     "channel": "channel: SSH handshake, records",
 }
-"""What the picture shows, and in which of them a phase of the guest's begins."""
-_BEGINS = {
+"""Labels of the parts in the picture."""
+_FIRST_PHASES = {
     "vmm": "kernel",
     "modules": "initramfs",
     "filesystems": "boot",
@@ -52,7 +52,7 @@ _BEGINS = {
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """The starts of one kind of machine: seconds of each part, by medians."""
+    """Median seconds of each part, for one kind of machine."""
 
     kind: MachineKind
     seconds: Mapping[str, float]
@@ -69,21 +69,21 @@ class Start:
 
 
 async def start_parts(agent: BenchAgent, rounds: int) -> list[Start]:
-    """Both kinds of machine, in turn; none starts from a template.
+    """Boot both kinds of machine in turn, without templates.
 
-    A part that a driver does not tell (a simulated machine boots no kernel) takes no time.
+    A part that a driver does not report takes no time: a simulated machine boots no kernel.
     """
     seen: dict[MachineKind, list[dict[str, float]]] = {kind: [] for kind in SHAPES}
     for _ in range(rounds):
         for kind, starts in seen.items():
-            starts.append(await _one(agent, kind))
+            starts.append(await _start(agent, kind))
     return [
         Start(kind, {part: median(start.get(part, 0.0) for start in starts) for part in PARTS})
         for kind, starts in seen.items()
     ]
 
 
-async def _one(agent: BenchAgent, kind: MachineKind) -> dict[str, float]:
+async def _start(agent: BenchAgent, kind: MachineKind) -> dict[str, float]:
     vm_id = new_vm_id()
     wanted = CreateMachine(
         vm_id=vm_id,
@@ -106,20 +106,20 @@ async def _one(agent: BenchAgent, kind: MachineKind) -> dict[str, float]:
 
 
 async def _watch(folder: Path, creating: asyncio.Task[object], begins: dict[str, float]) -> None:
-    """Note when each part begins, as soon as it can be seen."""
+    """Record the begin of each part as soon as it is visible."""
     console = folder / "console.log"
     while not creating.done():
         if "kernel" not in begins and (folder / IDENTITY_FILE).exists():
             begins["kernel"] = time.monotonic()
         for phase in _phases(console) if "kernel" in begins else ():
-            if (part := _BEGINS.get(phase)) is not None:
+            if (part := _FIRST_PHASES.get(phase)) is not None:
                 begins.setdefault(part, time.monotonic())
-        await asyncio.sleep(_LOOK_EVERY_S)
+        await asyncio.sleep(_POLL_S)
 
 
 def _phases(console: Path) -> Iterator[str]:
     content = console.read_bytes() if console.exists() else b""
-    for phase, ready in _TOLD.findall(content):
+    for phase, ready in _PHASE.findall(content):
         yield (phase or ready).decode()
 
 
@@ -129,20 +129,20 @@ _COLOURS = ("#1d4ed8", "#0891b2", "#047857", "#65a30d", "#b45309", "#7c3aed")
 _WIDTH, _LEFT, _BAR, _ROW = 960, 40, 34, 78
 
 
-def picture(starts: Sequence[Start], about: str) -> str:
-    """The starts as bars of their parts, drawn to one scale (SVG)."""
+def picture(starts: Sequence[Start], caption: str) -> str:
+    """Draw the starts as SVG bars on one scale."""
     longest = max(start.total_s for start in starts)
     scale = (_WIDTH - 2 * _LEFT) / longest
     height = 70 + _ROW * len(starts) + 26 * len(PARTS) + 24
-    told = "; ".join(f"{it.kind} machine {it.total_s:.1f} s" for it in starts)
+    summary = "; ".join(f"{it.kind} machine {it.total_s:.1f} s" for it in starts)
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" '
         f'width="{_WIDTH}" height="{height}" role="img" aria-labelledby="title desc" '
         'font-family="system-ui, \'DejaVu Sans\', sans-serif" font-size="14">',
-        '  <title id="title">What each part of a start costs</title>',
-        f'  <desc id="desc">{escape(told)}. {escape(about)}</desc>',
+        '  <title id="title">Duration of each part of a start</title>',
+        f'  <desc id="desc">{escape(summary)}. {escape(caption)}</desc>',
         f'  <rect width="{_WIDTH}" height="{height}" fill="#fff"/>',
-        _text(_LEFT, 34, "What each part of a start costs", 'font-size="18" font-weight="600"'),
+        _text(_LEFT, 34, "Duration of each part of a start", 'font-size="18" font-weight="600"'),
     ]
     for number, start in enumerate(starts):
         y, x = 60 + _ROW * number, float(_LEFT)
@@ -158,14 +158,14 @@ def picture(starts: Sequence[Start], about: str) -> str:
                 lines.append(_text(x + width / 2, y + 46, f"{seconds:.1f} s", style))
             x += width
     y = 70 + _ROW * len(starts)
-    for colour, (part, words) in zip(_COLOURS, PARTS.items(), strict=True):
+    for colour, (part, label) in zip(_COLOURS, PARTS.items(), strict=True):
         shares = ", ".join(f"{it.seconds[part] / it.total_s:.0%}" for it in starts)
         lines.append(f'  <rect x="{_LEFT}" y="{y}" width="14" height="14" fill="{colour}"/>')
-        lines.append(_text(_LEFT + 24, y + 12, f"{words}: {shares}"))
+        lines.append(_text(_LEFT + 24, y + 12, f"{label}: {shares}"))
         y += 26
-    lines += [_text(_LEFT, y + 10, about, 'fill="#475569" font-size="12"'), "</svg>", ""]
+    lines += [_text(_LEFT, y + 10, caption, 'fill="#475569" font-size="12"'), "</svg>", ""]
     return "\n".join(lines)
 
 
-def _text(x: float, y: float, words: str, style: str = "") -> str:
-    return f'  <text x="{x:.1f}" y="{y:.1f}" {style}>{escape(words)}</text>'
+def _text(x: float, y: float, text: str, style: str = "") -> str:
+    return f'  <text x="{x:.1f}" y="{y:.1f}" {style}>{escape(text)}</text>'

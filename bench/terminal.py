@@ -1,9 +1,9 @@
-"""What the way to a terminal costs: the API's WebSocket against the channel that it carries.
+"""Compare a terminal through the API with the host agent's channel.
 
-Both sides run the same program on a pseudo-terminal, `head -c N /dev/zero | base64`, and read all
-that it prints: once from the host agent directly, as the controller does, once through the
-controller's `/exec`, whose relay is the terminal's (api/streams.py), but for one byte a frame. Not
-through tmux, which draws a screen and leaves out what nobody could read in time.
+Both sides run `head -c N /dev/zero | base64` on a pseudo-terminal and read its output: from the
+host agent directly, as the controller does, and through the controller's `/exec`, which relays like
+the terminal, apart from one byte per frame. tmux is not used: it redraws a screen and skips output
+that scrolls too fast.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from polydev.shared.host_client import Host
 from polydev.shared.host_protocol import ExecRequest
 
 GOAL = 1 / 0.9
-"""At least 90 % of what the channel carries."""
+"""At least 90 % of the channel's throughput."""
 _PTY = (200, 50)
 _WAIT_S = 25
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """A machine, and both ways to it."""
+class _Machine:
+    """Machine with its host and API clients."""
 
     host: Host
     world: World
@@ -38,30 +38,32 @@ class _Place:
 
 
 async def terminal(rounds: int, size: int) -> Comparison:
-    """Seconds for the same output, through the API and directly, on a simulated machine."""
+    """Compare the seconds for the same output on a simulated machine."""
     request = ExecRequest(argv=["sh", "-c", f"head -c {size} /dev/zero | base64"], pty=_PTY)
-    async with _machine() as place:
-        await _directly(place, request, size)  # connections are made before anything is measured
+    async with _running_machine() as machine:
+        await _read_directly(
+            machine, request, size
+        )  # opens the connections before the clock starts
         return await compare(
             "terminal through the API",
-            lambda: _through_api(place, request, size),
-            lambda: _directly(place, request, size),
+            lambda: _read_through_api(machine, request, size),
+            lambda: _read_directly(machine, request, size),
             rounds=rounds,
             goal=GOAL,
         )
 
 
-async def _directly(place: _Place, request: ExecRequest, size: int) -> float:
+async def _read_directly(machine: _Machine, request: ExecRequest, size: int) -> float:
     began, count = time.monotonic(), 0
-    async with place.host.exec(place.vm_id, request) as process:
+    async with machine.host.exec(machine.vm_id, request) as process:
         async for _, chunk in process:
             count += len(chunk)
-    return _checked(count, size, began)
+    return _elapsed(count, size, began)
 
 
-async def _through_api(place: _Place, request: ExecRequest, size: int) -> float:
-    url = f"{place.world.url.replace('http', 'ws', 1)}/api/vm/{place.vm_id}/exec"
-    headers = {"Authorization": f"Bearer {place.world.token}"}
+async def _read_through_api(machine: _Machine, request: ExecRequest, size: int) -> float:
+    url = f"{machine.world.url.replace('http', 'ws', 1)}/api/vm/{machine.vm_id}/exec"
+    headers = {"Authorization": f"Bearer {machine.world.token}"}
     began, count = time.monotonic(), 0
     async with connect(url, additional_headers=headers, compression=None, proxy=None) as socket:
         await socket.send(request.model_dump_json())
@@ -70,25 +72,25 @@ async def _through_api(place: _Place, request: ExecRequest, size: int) -> float:
                 assert json.loads(frame)["exit_code"] == 0, frame
                 break
             count += len(frame) - 1
-    return _checked(count, size, began)
+    return _elapsed(count, size, began)
 
 
-def _checked(count: int, size: int, began: float) -> float:
-    assert count > size * 4 // 3, f"only {count} bytes came"
+def _elapsed(count: int, size: int, began: float) -> float:
+    assert count > size * 4 // 3, f"received only {count} bytes"
     return time.monotonic() - began
 
 
 @asynccontextmanager
-async def _machine() -> AsyncIterator[_Place]:
+async def _running_machine() -> AsyncIterator[_Machine]:
     async with simulated_world(channel="ssh") as world:
-        view = await _asked(world, "POST", "/api/vm/create", {"vmType": "cli"})
+        view = await _request(world, "POST", "/api/vm/create", {"vmType": "cli"})
         while view["status"] == "creating":
             path = f"/api/vm/{view['vm_id']}?after={view['version']}&wait={_WAIT_S}"
-            view = await _asked(world, "GET", path)
+            view = await _request(world, "GET", path)
         assert view["status"] == "running", view
         async with Host(world.state_dir / "sockets" / "hostd.sock") as host:
-            yield _Place(host, world, view["vm_id"])
+            yield _Machine(host, world, view["vm_id"])
 
 
-async def _asked(world: World, method: str, path: str, body: object = None) -> dict[str, Any]:
-    return cast(dict[str, Any], await world.ask(method, path, body))
+async def _request(world: World, method: str, path: str, body: object = None) -> dict[str, Any]:
+    return cast(dict[str, Any], await world.request(method, path, body))

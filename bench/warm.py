@@ -1,9 +1,8 @@
-"""What warm browser machines save: create -> the browser shows a page, waiting and cloned against
-booted.
+"""Compare standby clones and clones of browser machines with booted ones.
 
-All sides end at the same marker: Chromium answers with a picture of a page that it has painted.
-Each has a host agent of its own: one has a clone wait before each round, one may only clone, one
-may only boot. Templates, and clones that wait, are made before any clock starts.
+All sides end when Chromium returns a screenshot of a painted page. Each has its own host agent: one
+has a standby clone ready before each round, one only clones, one only boots. Templates and standby
+clones are created before the clock starts.
 """
 
 from __future__ import annotations
@@ -14,59 +13,59 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from bench.agent import BenchAgent
 from bench.effort import Effort
-from bench.measure import Side, compare, own_mib, timed
-from bench.page import painted, served
+from bench.measure import Side, compare, private_mib, timed
+from bench.page import wait_painted, wait_served
 from polydev.shared.domain import MachineKind, new_vm_id
 from polydev.shared.host_client import Host
 from polydev.shared.host_protocol import CreateMachine, DestroyMachine, WarmShape
 
 SHAPE = WarmShape(memory_mib=2048, vcpus=2, disk_mib=6144)
 _LIMIT_S = 900.0
-_LOOK_S = 1.0
+_POLL_S = 1.0
 Shows = Callable[[Host, str, float], Awaitable[None]]
-"""Returns when a machine shows what is waited for."""
+"""Wait until a machine shows a page."""
 
 
 async def warm_browsers(
-    waiting: BenchAgent, cloning: BenchAgent, cold: BenchAgent, effort: Effort
+    standby: BenchAgent, cloning: BenchAgent, cold: BenchAgent, effort: Effort
 ) -> AsyncIterator[str]:
-    """Rows: seconds of each way against booting, alternating; what one that waits takes."""
-    for agent in (waiting, cloning):
+    """Yield rows: each way against booting, and the memory of a standby clone."""
+    for agent in (standby, cloning):
         await agent.host.warm_up(SHAPE)
-        await _until(agent, waiting=0)
+        await _wait_for_pool(agent, standby_clones=0)
 
     def quiet(side: Side) -> Side:
-        """Beside neither side another clone is being made to wait."""
+        """Wait for the standby clone, so that its creation disturbs no side."""
 
         async def run() -> float:
-            await _until(waiting, waiting=1)
+            await _wait_for_pool(standby, standby_clones=1)
             return await side()
 
         return run
 
-    shows = served if effort.is_trial else painted
-    await _until(waiting, waiting=1)
-    [view] = await waiting.host.machines()
-    yield f"{'browser: memory of one that waits':<44} {own_mib(view.pid):>9.0f} MiB"
+    shows = wait_served if effort.is_trial else wait_painted
+    await _wait_for_pool(standby, standby_clones=1)
+    [view] = await standby.host.machines()
+    yield f"{'browser: memory of a standby clone':<44} {private_mib(view.pid):>9.0f} MiB"
     booted = quiet(_first_page(cold, shows, is_clone=False))
     for name, agent, goal in (
-        ("browser: create to first page, one waits", waiting, 0.10),
+        ("browser: create to first page, standby", standby, 0.10),
         ("browser: create to first page, cloned", cloning, None),
     ):
         warm = quiet(_first_page(agent, shows, is_clone=True))
         yield (await compare(name, warm, booted, rounds=effort.rounds, goal=goal)).row()
 
 
-async def _until(agent: BenchAgent, *, waiting: int) -> None:
-    """Until there is a template, and so many clones of it wait."""
+async def _wait_for_pool(agent: BenchAgent, *, standby_clones: int) -> None:
+    """Wait for the template and that many standby clones."""
     async with asyncio.timeout(_LIMIT_S):
         while True:
             view = await agent.host.warmth()
-            if view.state == "ready" and view.waiting >= waiting:
+            if view.state == "ready" and view.waiting >= standby_clones:
                 return
             if view.state not in ("making", "ready"):
                 raise SystemExit(f"there is no template: {view.words}")
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_POLL_S)
 
 
 def _first_page(agent: BenchAgent, shows: Shows, *, is_clone: bool) -> Side:
@@ -83,7 +82,7 @@ def _first_page(agent: BenchAgent, shows: Shows, *, is_clone: bool) -> Side:
         async def shown() -> None:
             view = await agent.host.run(f"create-{vm_id}", wanted, _LIMIT_S)
             if view is None or view.is_clone is not is_clone:
-                raise SystemExit(f"a machine was made in the other way: {view}")
+                raise SystemExit(f"a machine started in the wrong way: {view}")
             await shows(agent.host, vm_id, _LIMIT_S)
 
         seconds = await timed(shown)

@@ -1,4 +1,4 @@
-"""Every benchmark starts, and ends with its rows: one short round of each on simulated machines."""
+"""Every benchmark completes a trial run and prints its rows."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from bench.__main__ import NAMES
 CHECKOUT = Path(__file__).parents[2]
 ROWS = {
     "disk": "new disk: .* MiB allocated",
-    "machine": "machine: create to answering channel",
+    "machine": "machine: create until the channel answers",
     "parts": "browser machine: ",
     "memory": "memory after some work, idle",
-    "many": "2 machines at once",
+    "many": "2 concurrent machines",
     "hibernate": "hibernate: resume against cold create",
     "warm": "browser: create to first page, cloned",
     "connect": "-- codex",
-    "chat": "chat relay adds",
+    "chat": "chat relay, added latency",
     "terminal": "terminal through the API",
-    "load": "postgresql: sessions a second",
+    "load": "postgresql: sessions per second",
 }
-"""The benchmarks, and a row of each."""
+"""A row of each benchmark."""
 
 _GROUPS = [[*ROWS][:7], [*ROWS][7:8], [*ROWS][8:10], [*ROWS][10:]]
-"""Each is one process: what shares a host agent, and what takes longest."""
+"""Groups that run in one process, by shared host agent and duration."""
 
 pytestmark = pytest.mark.vm
 
@@ -38,7 +38,7 @@ def test_every_benchmark_is_listed() -> None:
 
 @pytest.mark.parametrize("names", _GROUPS, ids="-".join)
 def test_every_benchmark_runs(names: list[str]) -> None:
-    # At the end of its time it is told, not killed: it removes what it made.
+    # On timeout, SIGTERM lets the benchmark clean up; SIGKILL would not.
     ended = subprocess.run(
         ["timeout", "--kill-after=20", "270", sys.executable, "-m", "bench", "--trial", *names],
         cwd=CHECKOUT,
