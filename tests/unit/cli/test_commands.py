@@ -70,9 +70,9 @@ class Typed:
             "PORT": str(free_port()),
         }
 
-    def __call__(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def __call__(self, *message: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-P", "-m", "polydev.cli", *words],
+            [sys.executable, "-P", "-m", "polydev.cli", *message],
             env=self.environment | environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -94,11 +94,11 @@ def polydev(tmp_path: Path) -> Typed:
     return Typed(tmp_path)
 
 
-def assert_one_line(ended: subprocess.CompletedProcess[str], *words: str) -> None:
+def assert_one_line(ended: subprocess.CompletedProcess[str], *message: str) -> None:
     assert ended.returncode == 1
     assert len(ended.stderr.splitlines()) == 1, ended.stderr
     assert ended.stderr.startswith("polydev: ")
-    for word in words:
+    for word in message:
         assert word in ended.stderr
 
 

@@ -102,9 +102,9 @@ def test_secret_is_logged_as_its_type(lines: Lines, value: object) -> None:
     log.info(value)
     log.info("the arguments do not fit: %d", value)
     logging.getLogger("a.library").warning("%s", value)
-    told = lines()
-    assert SECRET not in told
-    assert told.count("\n") == 5, told
+    reported = lines()
+    assert SECRET not in reported
+    assert reported.count("\n") == 5, reported
 
 
 def _raise(error: BaseException, cause: BaseException | None = None) -> None:
@@ -134,11 +134,11 @@ def test_messages_of_foreign_errors_are_not_logged(lines: Lines, error: Exceptio
             _raise(error)
     except Exception:
         log.warning("again", exc_info=True)
-    told = lines()
-    assert SECRET not in told
-    assert type(error).__name__ in told
-    assert "RuntimeError" in told
-    assert "test_logging_setup.py" in told
+    reported = lines()
+    assert SECRET not in reported
+    assert type(error).__name__ in reported
+    assert "RuntimeError" in reported
+    assert "test_logging_setup.py" in reported
 
 
 def test_messages_of_own_errors_are_logged(lines: Lines) -> None:
@@ -169,10 +169,10 @@ def test_uncaught_errors_do_not_leak_secrets(lines: Lines) -> None:
         await asyncio.wait({lost})
 
     asyncio.run(lose_a_task())
-    told = lines()
-    assert SECRET not in told
-    assert told.count("uncaught KeyError") == 2
-    assert "Task exception was never retrieved" in told
+    reported = lines()
+    assert SECRET not in reported
+    assert reported.count("uncaught KeyError") == 2
+    assert "Task exception was never retrieved" in reported
 
 
 @pytest.mark.parametrize(
@@ -194,18 +194,18 @@ def test_uncaught_errors_do_not_leak_secrets(lines: Lines) -> None:
 def test_secret_like_text_is_redacted(lines: Lines, text: str) -> None:
     log.info("before %s after", text)
     log.info(f"before {text} after")
-    told = lines()
-    assert told.count("redacted") >= 2
-    assert told.count("before ") == 2
+    reported = lines()
+    assert reported.count("redacted") >= 2
+    assert reported.count("before ") == 2
     for part in ("abcdefgh", "YWxhZGRpbjpvcGVuc2VzYW1l", "c2lnbmF0dXJl", "0123456789abcdef"):
-        assert part not in told
+        assert part not in reported
 
 
 def test_ordinary_text_is_unchanged(lines: Lines) -> None:
-    words = "vm-1 of ann: step 'write' failed after 2.5 s (token expired): 3 of 4 tried"
+    message = "vm-1 of ann: step 'write' failed after 2.5 s (token expired): 3 of 4 tried"
     log.info("%s of %s: step '%s' failed after %.1f s (token expired): %d of 4 tried",
              "vm-1", "ann", "write", 2.5, 3)  # fmt: skip
-    assert words in lines()
+    assert message in lines()
 
 
 def test_machine_text_cannot_forge_a_line(lines: Lines) -> None:
@@ -213,9 +213,9 @@ def test_machine_text_cannot_forge_a_line(lines: Lines) -> None:
     log.warning("it says %s", forged)
     with context.about(machine=forged):
         log.warning("so")
-    told = lines()
-    assert told.count("\n") == 2
-    assert not [char for char in told if char != "\n" and not char.isprintable()]
+    reported = lines()
+    assert reported.count("\n") == 2
+    assert not [char for char in reported if char != "\n" and not char.isprintable()]
 
 
 def test_error_with_machine_text_is_one_line() -> None:
@@ -237,21 +237,21 @@ async def test_context_reaches_tasks_and_threads(lines: Lines) -> None:
         context.note(user="ann")
         log.info("after")
     log.info("outside")
-    told = lines().splitlines()
-    for line in told[:2]:
+    reported = lines().splitlines()
+    for line in reported[:2]:
         assert "s-1" in line
         assert "vm-1" in line
         assert "ann" not in line
-    assert "ann" in told[2]
-    assert "vm-1" not in told[2]
-    assert "s-1" not in told[3]
-    if told[0].startswith("{"):
-        assert json.loads(told[2])["session"] == "s-1"
-        assert json.loads(told[2])["user"] == "ann"
+    assert "ann" in reported[2]
+    assert "vm-1" not in reported[2]
+    assert "s-1" not in reported[3]
+    if reported[0].startswith("{"):
+        assert json.loads(reported[2])["session"] == "s-1"
+        assert json.loads(reported[2])["user"] == "ann"
 
 
-async def _log(words: str) -> None:
-    log.info(words)
+async def _log(message: str) -> None:
+    log.info(message)
 
 
 def test_journal_line_has_priority_and_no_time(

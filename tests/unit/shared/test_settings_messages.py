@@ -12,7 +12,7 @@ from polydev.shared.settings.base import CommonSettings, read
 
 
 @pytest.mark.parametrize(
-    ("kind", "variable", "value", "told"),
+    ("kind", "variable", "value", "reported"),
     [
         (ControllerSettings, "PORT", "many", "('many') is invalid: it must be a whole number "
          "from 1 to 65535"),
@@ -36,14 +36,14 @@ def test_error_names_variable_value_and_rule(
     kind: type[CommonSettings],
     variable: str,
     value: str,
-    told: str,
+    reported: str,
 ) -> None:
     monkeypatch.setenv(variable, value)
     with pytest.raises(BadSettings) as refused:
         read(kind)
     line = refused.value.line()
     assert line.startswith(f"{variable} ")
-    assert told in line
+    assert reported in line
     assert "Input should" not in line
     assert "Value error" not in line
 

@@ -148,11 +148,13 @@ class ApiClient:
         """Yield the data of server-sent events until the controller ends the stream."""
         limits = httpx.Timeout(REQUEST_LIMIT_S, read=None)
         try:
-            async with self._client.stream("GET", path, params=parameters, timeout=limits) as told:
-                if not told.is_success:
-                    await told.aread()
-                    raise parse_problem(told.status_code, told.content)
-                async for line in told.aiter_lines():
+            async with self._client.stream(
+                "GET", path, params=parameters, timeout=limits
+            ) as events:
+                if not events.is_success:
+                    await events.aread()
+                    raise parse_problem(events.status_code, events.content)
+                async for line in events.aiter_lines():
                     if line.startswith("data:"):
                         yield json.loads(line.removeprefix("data:"))
         except httpx.HTTPError as error:

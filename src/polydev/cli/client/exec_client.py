@@ -34,18 +34,18 @@ def terminal_size() -> tuple[int, int]:
 
 async def run_captured(api: ApiClient, vm_id: str, request: ExecRequest) -> dict[str, Any]:
     """Run a program without input. Returns `{exit_code, stdout, stderr}`, bounded."""
-    kept = {STDOUT: bytearray(), STDERR: bytearray()}
+    captured = {STDOUT: bytearray(), STDERR: bytearray()}
     async with api.websocket(f"/api/vm/{vm_id}/exec") as socket:
         await socket.send(request.model_dump_json())
         await socket.send(b"")
         program = _Program(socket)
         async for stream, data in program.output():
-            if len(kept[stream]) < CAPTURED_BYTES:
-                kept[stream] += data
+            if len(captured[stream]) < CAPTURED_BYTES:
+                captured[stream] += data
     return {
         "exit_code": program.exit_code,
-        "stdout": kept[STDOUT].decode(errors="replace"),
-        "stderr": kept[STDERR].decode(errors="replace"),
+        "stdout": captured[STDOUT].decode(errors="replace"),
+        "stderr": captured[STDERR].decode(errors="replace"),
     }
 
 

@@ -44,21 +44,21 @@ async def chat(which: _Which, text: _Text = None, as_json: JsonFlag = False) -> 
     codex "What is in this folder?"`, `git diff | polydev chat codex -`.
     """
     terminal = Terminal(as_json=as_json)
-    words = sys.stdin.read() if text == "-" else text
-    if words is not None and not words.strip():
+    message = sys.stdin.read() if text == "-" else text
+    if message is not None and not message.strip():
         raise Invalid(
             "The message is empty", hint='Give a message, for example: polydev chat codex "Hello"'
         )
     async with open_client() as api:
-        if which == "list" and words is None:
+        if which == "list" and message is None:
             return await _list(api, terminal)
         is_provider = which in {it["id"] for it in await api.get("/api/providers")}
-        if words is None:
+        if message is None:
             return await _converse(api, which, terminal, is_new=is_provider)
         if not is_provider:
             chosen = await _resolve(api, which)
-            return await Conversation(api, chosen, terminal).say(words)
-        answer = await turn(api, which, words, terminal, quiet=as_json)
+            return await Conversation(api, chosen, terminal).say(message)
+        answer = await turn(api, which, message, terminal, quiet=as_json)
     if as_json:
         terminal.answer({"ok": True, "provider": which, "text": answer})
 

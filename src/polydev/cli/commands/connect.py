@@ -139,8 +139,8 @@ class SessionView:
             self.waiting.clear()
             self._terminal.resume()
 
-    def say(self, words: str, style: str = "") -> None:
-        self._terminal.say(words, style)
+    def say(self, message: str, style: str = "") -> None:
+        self._terminal.say(message, style)
 
     def close(self) -> None:
         """Stop the live display."""

@@ -113,8 +113,8 @@ class Conversation:
             self._terminal.say(error.line(), "yellow")
             return
         if ended["error"]:
-            words = f"{ended['error']['message']}. {ended['error'].get('hint') or ''}"
-            self._terminal.say(words.strip(), "yellow")
+            message = f"{ended['error']['message']}. {ended['error'].get('hint') or ''}"
+            self._terminal.say(message.strip(), "yellow")
 
     async def _ask(self, text: str) -> None:
         taken = await self._api.post(f"{self._path}/turns", {"text": text})

@@ -127,15 +127,15 @@ async def export(
 
 def _write_private(path: Path, content: bytes) -> None:
     """Write a file atomically, readable only by its owner. Raises BadPath."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
-            aside.rename(path)
+            temporary.rename(path)
         except BaseException:
-            aside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise BadPath(f"Cannot write {path} ({error.strerror})") from None

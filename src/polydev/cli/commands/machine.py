@@ -168,14 +168,14 @@ async def resume(which: Which, as_json: JsonFlag = False) -> None:
     """
     terminal = Terminal(as_json=as_json)
     machine = await _ask(which, "resume", "Resuming", {"running"}, terminal)
-    if not as_json and (words := _describe_resume(machine)):
-        terminal.say(f"{words[0].upper()}{words[1:]}.")
+    if not as_json and (message := _describe_resume(machine)):
+        terminal.say(f"{message[0].upper()}{message[1:]}.")
 
 
-async def _ask(which: str, verb: str, words: str, wanted: set[str], terminal: Terminal) -> Json:
+async def _ask(which: str, verb: str, message: str, wanted: set[str], terminal: Terminal) -> Json:
     async with open_client() as api:
         vm_id = await resolve(api, which)
-        async with terminal.step(f"{words} {vm_id}"):
+        async with terminal.step(f"{message} {vm_id}"):
             await api.post(f"/api/vm/{vm_id}/{verb}")
             machine = await _until(api, vm_id, wanted)
     if terminal.as_json:
@@ -286,8 +286,8 @@ def _describe_hibernation(sleep: Json, machine: Json) -> Iterator[tuple[str, str
         size = sleep["memory_on_disk_bytes"]
         on_disk = f"; its memory takes {size / 2**20:.0f} MiB on disk" if size else ""
         yield "hibernated", f"{moment(sleep['slept_at'])}: {sleep['slept_why'] or '-'}{on_disk}"
-    if words := _describe_resume(machine):
-        yield "resumed", f"{moment(sleep['woke_at'])}: {sleep['woke_why'] or '-'}; {words}"
+    if message := _describe_resume(machine):
+        yield "resumed", f"{moment(sleep['woke_at'])}: {sleep['woke_why'] or '-'}; {message}"
     if sleep.get("trouble"):
         yield "problem", sleep["trouble"]
 

@@ -30,7 +30,7 @@ Who = Annotated[
 
 @app.command(name="list")
 @runs
-async def list_people(as_json: JsonFlag = False) -> None:
+async def list_users(as_json: JsonFlag = False) -> None:
     """List the users. Example: `polydev user list`."""
     terminal = Terminal(as_json=as_json)
     async with open_client() as api:

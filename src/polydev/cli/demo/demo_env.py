@@ -149,7 +149,7 @@ async def build(demo: DemoSettings, *, by_hand: bool) -> FakeProviders:
     `by_hand`: sign-ins are manual from the start.
     """
     await asyncio.to_thread(_prepare, demo)
-    return await _start_standin(demo, () if by_hand else ("--approve-automatically",))
+    return await _start_fake_providers(demo, () if by_hand else ("--approve-automatically",))
 
 
 async def remove(terminal: Terminal) -> bool:
@@ -183,7 +183,7 @@ def _prepare(demo: DemoSettings) -> None:
             raise Failed(f"Cannot create the demo's network: {done.stderr.strip()[-200:]}")
 
 
-async def _start_standin(demo: DemoSettings, how: Sequence[str]) -> FakeProviders:
+async def _start_fake_providers(demo: DemoSettings, how: Sequence[str]) -> FakeProviders:
     log = demo.state_dir / "logs" / "standin.log"
     with log.open("ab") as errors:
         process = await asyncio.create_subprocess_exec(

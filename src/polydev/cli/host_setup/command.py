@@ -92,16 +92,16 @@ async def setup(
     scope = "with all user data" if purge else "and stop its machines (data stays)"
     await require_confirmation(f"Remove Polydev from this machine {scope}?", yes=yes)
     with place.lock():
-        kept = await remove_everything(place, settings, order, terminal, purge=purge)
-    _report_kept(kept, terminal, purge=purge)
+        remaining = await remove_everything(place, settings, order, terminal, purge=purge)
+    _report_remaining(remaining, terminal, purge=purge)
 
 
-def _report_kept(kept: list[str], terminal: Terminal, *, purge: bool) -> None:
+def _report_remaining(remaining: list[str], terminal: Terminal, *, purge: bool) -> None:
     if terminal.as_json:
-        return terminal.answer({"ok": True, "kept": kept})
-    for words in kept:
-        terminal.say(f"Kept: {words}")
-    if kept and not purge:
+        return terminal.answer({"ok": True, "kept": remaining})
+    for description in remaining:
+        terminal.say(f"Kept: {description}")
+    if remaining and not purge:
         terminal.say("To remove that too, run `polydev host setup --uninstall --purge`.")
 
 
@@ -129,16 +129,16 @@ def all_resources(
     ]
 
 
-async def _report(verdicts: AsyncIterator[Status], terminal: Terminal) -> None:
+async def _report(results: AsyncIterator[Status], terminal: Terminal) -> None:
     """Print each status as it arrives. Exits with 1 if something is missing."""
-    told = []
-    async for verdict in verdicts:
-        told.append(verdict)
+    statuses = []
+    async for status in results:
+        statuses.append(status)
         if not terminal.as_json:
-            did = "changed: " if verdict.state is State.CHANGED else ""
-            terminal.check(_IS_OK[verdict.state], verdict.name, did + verdict.message, verdict.hint)
-    is_well = all(verdict.is_well for verdict in told)
+            did = "changed: " if status.state is State.CHANGED else ""
+            terminal.check(_IS_OK[status.state], status.name, did + status.message, status.hint)
+    is_well = all(status.is_well for status in statuses)
     if terminal.as_json:
-        terminal.answer({"ok": is_well, "items": [verdict.as_json() for verdict in told]})
+        terminal.answer({"ok": is_well, "items": [status.as_json() for status in statuses]})
     if not is_well:
         raise typer.Exit(1)

@@ -83,10 +83,10 @@ async def apply(resources: Sequence[Resource]) -> AsyncIterator[Status]:
 
 async def revert(resources: Sequence[Resource], *, purge: bool) -> list[str]:
     """Revert all in reverse order. Returns what stays. Raises PolydevError."""
-    kept: list[str] = []
+    remaining: list[str] = []
     for resource in reversed(resources):
-        kept += await _in_daemon_thread(partial(resource.revert, purge=purge))
-    return kept
+        remaining += await _in_daemon_thread(partial(resource.revert, purge=purge))
+    return remaining
 
 
 async def _in_daemon_thread(call: Callable[[], T]) -> T:

@@ -93,11 +93,11 @@ class TargetRoot:
     def link(self, path: str | Path, target: str) -> None:
         """Create or replace a symbolic link atomically."""
         self.folder_of(path)
-        aside = self.at(path).with_name(f".{Path(path).name}.new")
-        aside.unlink(missing_ok=True)
-        aside.symlink_to(target)
-        aside.replace(self.at(path))
-        sync_folder(aside.parent)
+        temporary = self.at(path).with_name(f".{Path(path).name}.new")
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(target)
+        temporary.replace(self.at(path))
+        sync_folder(temporary.parent)
 
     def folder_of(self, path: str | Path) -> None:
         """Create the parent folder of a path if it is missing."""
@@ -127,12 +127,12 @@ class TargetRoot:
     def remove(self, path: str | Path) -> None:
         """Remove a file, link or folder, and the parents that were created for it."""
         there = self.at(path)
-        for aside in (there.with_name(f".{there.name}.new"), there):
-            if aside.is_dir() and not aside.is_symlink():
-                shutil.rmtree(aside)
+        for temporary in (there.with_name(f".{there.name}.new"), there):
+            if temporary.is_dir() and not temporary.is_symlink():
+                shutil.rmtree(temporary)
             else:
                 with suppress(FileNotFoundError, NotADirectoryError):
-                    aside.unlink()
+                    temporary.unlink()
         self.forget(f"file {path}", f"folder {path}")
         self.remove_empty(Path(path).parent)
 

@@ -39,7 +39,7 @@ class Step:
     def seconds(self) -> float:
         return time.monotonic() - self.started
 
-    def words(self) -> str:
+    def message(self) -> str:
         return f"{self.title}: {self.detail}" if self.detail else self.title
 
 
@@ -66,31 +66,31 @@ class Terminal:
         """True on a terminal, where lines may change."""
         return self._console.is_terminal
 
-    def say(self, words: str = "", style: str = "") -> None:
-        self._console.print(Text(printable(words), style=style))
+    def say(self, message: str = "", style: str = "") -> None:
+        self._console.print(Text(printable(message), style=style))
 
     def piece(self, text: str) -> None:
         """Print part of an answer without a line end."""
         self._console.file.write(printable(text))
         self._console.file.flush()
 
-    def heading(self, words: str) -> None:
+    def heading(self, message: str) -> None:
         self.say()
-        self.say(words, "bold")
+        self.say(message, "bold")
 
-    def done(self, words: str, seconds: float) -> None:
+    def done(self, message: str, seconds: float) -> None:
         """Print a completed step."""
-        self._end(self._good, "green", words, seconds)
+        self._end(self._good, "green", message, seconds)
 
-    def failed(self, words: str, seconds: float) -> None:
+    def failed(self, message: str, seconds: float) -> None:
         """Print a failed step."""
-        self._end(self._bad, "red", words, seconds)
+        self._end(self._bad, "red", message, seconds)
 
-    def check(self, good: bool | None, name: str, words: str, hint: str = "") -> None:
+    def check(self, good: bool | None, name: str, message: str, hint: str = "") -> None:
         """Print a finding of `doctor`; `good` is None if the check was skipped."""
         marks = {True: (self._good, "green"), False: (self._bad, "red"), None: ("?", "yellow")}
         mark, style = marks[good]
-        line = Text.assemble((f"{mark:<2} ", style), f"{name:<13} {printable(words)}")
+        line = Text.assemble((f"{mark:<2} ", style), f"{name:<13} {printable(message)}")
         if hint and not good:
             line.append(f"\n   {'':<13} {printable(hint)}", "yellow")
         self._console.print(line)
@@ -126,7 +126,7 @@ class Terminal:
         if not self._running:
             self._live.stop()
         report = self.done if good else self.failed
-        report(step.words(), step.seconds if seconds is None else seconds)
+        report(step.message(), step.seconds if seconds is None else seconds)
 
     def pause(self) -> None:
         """Stop the animation while the user types."""
@@ -151,22 +151,22 @@ class Terminal:
         text = json.dumps(value, ensure_ascii=False, default=str)
         print("".join(map(_harmless_in_json, text)), file=sys.stdout, flush=True)
 
-    def _end(self, mark: str, style: str, words: str, seconds: float) -> None:
+    def _end(self, mark: str, style: str, message: str, seconds: float) -> None:
         line = Text.assemble(
-            (f"  {mark} ", style), (clock(seconds), "dim"), f"  {printable(words)}"
+            (f"  {mark} ", style), (clock(seconds), "dim"), f"  {printable(message)}"
         )
         self._console.print(line)
 
     def _picture(self) -> Table:
         rows = Table.grid(padding=(0, 1))
         for step in self._running:
-            rows.add_row("", self._spinner, Text(clock(step.seconds), "dim"), Text(step.words()))
+            rows.add_row("", self._spinner, Text(clock(step.seconds), "dim"), Text(step.message()))
         return rows
 
     async def _say_still(self, step: Step) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_S)
-            self.say(f"    {clock(step.seconds)}  {step.words()}: still running")
+            self.say(f"    {clock(step.seconds)}  {step.message()}: still running")
 
 
 def clock(seconds: float) -> str:

@@ -33,12 +33,12 @@ async def start(state_dir: Path, limit_s: float = START_LIMIT_S) -> int:
             notified.setblocking(False)
             process = await _spawn(log, address)
             ended = asyncio.create_task(process.wait())
-            told = asyncio.create_task(asyncio.get_running_loop().sock_recv(notified, 64))
+            ready = asyncio.create_task(asyncio.get_running_loop().sock_recv(notified, 64))
             try:
                 await asyncio.wait(
-                    {ended, told}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED
+                    {ended, ready}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED
                 )
-                if told.done():
+                if ready.done():
                     return process.pid
                 if not ended.done():
                     process.terminate()
@@ -51,7 +51,7 @@ async def start(state_dir: Path, limit_s: float = START_LIMIT_S) -> int:
                 await process.wait()
                 raise
             finally:
-                told.cancel()
+                ready.cancel()
     raise Failed(
         last_log_line(log) or "Polydev exited during startup",
         hint="" if "log" in last_log_line(log) else f"See the logs in {logs}",

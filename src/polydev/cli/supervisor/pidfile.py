@@ -41,8 +41,8 @@ class Instance:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    words = lock.read(32).strip()
-                    return int(words) if words.isdigit() else None
+                    message = lock.read(32).strip()
+                    return int(message) if message.isdigit() else None
         except FileNotFoundError:
             pass
         return None

@@ -66,12 +66,12 @@ def disk_space(folder: Path) -> str:
     """Describe the free disk space. Raises DiskFull if it is too little for a machine."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free_mib = shutil.disk_usage(existing).free // 2**20
-    words = f"{free_mib / 1024:.1f} GiB free for {folder}"
+    message = f"{free_mib / 1024:.1f} GiB free for {folder}"
     if free_mib < LEAST_FREE_MIB:
         raise DiskFull(
-            f"Only {words}", hint="Free some space, or move POLYDEV_STATE_DIR to another disk"
+            f"Only {message}", hint="Free some space, or move POLYDEV_STATE_DIR to another disk"
         )
-    return words
+    return message
 
 
 def check_all(listen: str, port: int) -> None:

@@ -156,9 +156,9 @@ class ProgramRun:
         else:
             await self._reading
             why = f"exited during startup ({describe_exit(self._process.returncode)})"
-        words = last_log_line(self._program.log)
+        message = last_log_line(self._program.log)
         raise Failed(
-            f"{self._program.name} {why}" + (f": {words}" if words else ""),
+            f"{self._program.name} {why}" + (f": {message}" if message else ""),
             hint=f"See its log: {self._program.log}",
         )
 

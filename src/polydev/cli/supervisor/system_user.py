@@ -110,18 +110,20 @@ def copy_program(folder: Path, *, keep: str = "", runs_in: Path | None = None) -
         if old != target and old.name != keep:
             shutil.rmtree(old)
     if not target.exists():
-        aside = Path(tempfile.mkdtemp(prefix="app-new-", dir=folder))
+        temporary = Path(tempfile.mkdtemp(prefix="app-new-", dir=folder))
         for name, source in parts.items():
             if source.is_dir():
-                shutil.copytree(source, aside / name, ignore=_ignored)
+                shutil.copytree(source, temporary / name, ignore=_ignored)
             else:
-                shutil.copy(source, aside / name)
-        for path in (aside, *aside.rglob("*")):
+                shutil.copy(source, temporary / name)
+        for path in (temporary, *temporary.rglob("*")):
             os.chown(path, 0, 0)
             path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
         named = (runs_in or folder) / target.name
-        compileall.compile_dir(aside / "src", quiet=2, stripdir=str(aside), prependdir=str(named))
-        aside.rename(target)
+        compileall.compile_dir(
+            temporary / "src", quiet=2, stripdir=str(temporary), prependdir=str(named)
+        )
+        temporary.rename(target)
     return target / "src"
 
 

@@ -163,11 +163,11 @@ def _with_key(key_spec: ApiKey, key: str, before: bytes | None) -> bytes:
         case KeyForm.JSON:
             return json.dumps({**key_spec.beside, key_spec.name: key}).encode()
         case KeyForm.DOTENV:
-            kept = before or b""
-            if len(kept) > MAX_USER_FILE_BYTES:
+            existing = before or b""
+            if len(existing) > MAX_USER_FILE_BYTES:
                 raise _unreadable(key_spec.path)
-            gap = b"" if not kept or kept.endswith(b"\n") else b"\n"
-            return kept + gap + f"{key_spec.name}={key}\n".encode()
+            gap = b"" if not existing or existing.endswith(b"\n") else b"\n"
+            return existing + gap + f"{key_spec.name}={key}\n".encode()
 
 
 def _without_line(key_spec: ApiKey, before: bytes | None) -> bytes | None:
@@ -175,8 +175,8 @@ def _without_line(key_spec: ApiKey, before: bytes | None) -> bytes | None:
     if before is None or len(before) > MAX_USER_FILE_BYTES:
         return before
     lines = before.splitlines(keepends=True)
-    kept = b"".join(line for line in lines if not _sets(key_spec, line))
-    return kept if kept.strip() or kept == before else None
+    existing = b"".join(line for line in lines if not _sets(key_spec, line))
+    return existing if existing.strip() or existing == before else None
 
 
 def _sets(key_spec: ApiKey, line: bytes) -> bool:

@@ -102,8 +102,8 @@ def _bounds(field: FieldInfo | None) -> str:
     }
     if "ge" in limits and "le" in limits:
         return f" from {limits['ge']} to {limits['le']}"
-    words = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}
-    return "".join(f" {words[sign]} {limit}" for sign, limit in limits.items())
+    message = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}
+    return "".join(f" {message[sign]} {limit}" for sign, limit in limits.items())
 
 
 def _types(field: FieldInfo | None) -> tuple[Any, ...]:

@@ -20,7 +20,7 @@ from polydev.shared.errors import ControllerUnreachable, PortTaken
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="has programs run as other users")
 
 TOKEN = "a-token-that-nobody-else-may-see"
-NOBODY, ANOTHER = 65534, 1_900_900_001
+OTHER_USER, ANOTHER = 65534, 1_900_900_001
 
 SQUATTER = """
 import socket, sys, time
@@ -74,7 +74,7 @@ class Squatter:
 def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """State folder whose controller runs as `nobody`."""
     (tmp_path / "controller").mkdir()
-    os.chown(tmp_path / "controller", NOBODY, NOBODY)
+    os.chown(tmp_path / "controller", OTHER_USER, OTHER_USER)
     monkeypatch.setenv("POLYDEV_STATE_DIR", str(tmp_path))
     monkeypatch.setenv("POLYDEV_ADMIN_TOKEN", TOKEN)
     monkeypatch.delenv("POLYDEV_URL", raising=False)
@@ -118,7 +118,7 @@ async def test_unaccepted_connection_times_out(
                 await there.get("/api/vm/list")
 
 
-@pytest.mark.parametrize("uid", [0, NOBODY], ids=["root", "the controller's user"])
+@pytest.mark.parametrize("uid", [0, OTHER_USER], ids=["root", "the controller's user"])
 async def test_controllers_user_gets_the_token(
     state_dir: Path, monkeypatch: pytest.MonkeyPatch, uid: int
 ) -> None:
@@ -139,10 +139,10 @@ async def test_explicit_url_skips_the_check(
 
 
 async def test_up_ignores_a_foreign_program() -> None:
-    owners = Owners(frozenset({NOBODY}))
+    owners = Owners(frozenset({OTHER_USER}))
     with squatter(ANOTHER) as stranger:
         assert not await answers(f"http://127.0.0.1:{stranger.port}", owners)
-    with squatter(NOBODY) as mine:
+    with squatter(OTHER_USER) as mine:
         assert await answers(f"http://127.0.0.1:{mine.port}", owners)
 
 
@@ -161,11 +161,11 @@ async def test_ipv6_socket_with_ipv4_is_found() -> None:
     ):
         await Owners(frozenset({0})).require(client)
         with pytest.raises(PortTaken, match="uid 0"):
-            await Owners(frozenset({NOBODY})).require(client)
+            await Owners(frozenset({OTHER_USER})).require(client)
 
 
 def test_the_owner_of_the_controllers_folder_is_its_user(tmp_path: Path) -> None:
-    assert Owners.of(tmp_path, "nobody").uids == {0, NOBODY}
+    assert Owners.of(tmp_path, "nobody").uids == {0, OTHER_USER}
     assert Owners.of(tmp_path, "no-such-user").uids == {0}
     (tmp_path / "controller").mkdir()
     os.chown(tmp_path / "controller", ANOTHER, ANOTHER)

@@ -24,8 +24,8 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]
     return tmp_path / "images", tmp_path / "machines"
 
 
-def pruned(*words: str) -> dict[str, object]:
-    ended = CliRunner().invoke(app, ["image", "prune", "--json", *words])
+def pruned(*message: str) -> dict[str, object]:
+    ended = CliRunner().invoke(app, ["image", "prune", "--json", *message])
     assert ended.exit_code == 0, ended.output
     answer: dict[str, object] = json.loads(ended.stdout.splitlines()[-1])
     return answer

@@ -32,8 +32,8 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return images
 
 
-def answer(*words: str) -> Any:
-    ended = CliRunner().invoke(app, ["image", *words, "--json"])
+def answer(*message: str) -> Any:
+    ended = CliRunner().invoke(app, ["image", *message, "--json"])
     if ended.exception is not None and not isinstance(ended.exception, SystemExit):
         raise ended.exception
     assert ended.exit_code == 0, ended.output

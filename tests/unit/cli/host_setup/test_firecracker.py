@@ -98,13 +98,13 @@ def item(
 def refused(it: Firecracker, kind: type[PolydevError]) -> str:
     """Assert that nothing was installed; returns the error."""
     before = tree(it.place.root)
-    with pytest.raises(kind) as told:
+    with pytest.raises(kind) as reported:
         it.apply()
     left = set(tree(it.place.root)) - set(before)
     assert not [name for name in left if "firecracker" in name], left
     assert it.check().state is State.MISSING
-    assert "\n" not in told.value.line()
-    return told.value.line()
+    assert "\n" not in reported.value.line()
+    return reported.value.line()
 
 
 def test_a_pinned_release_is_installed_from_the_mirror(
@@ -143,9 +143,9 @@ def test_local_archive_needs_no_network(place: TargetRoot, tmp_path: Path) -> No
 
 
 def test_missing_pin_prevents_the_download(place: TargetRoot, mirror: Mirror) -> None:
-    words = refused(item(place, None, mirror.url), BadSettings)
-    assert "POLYDEV_FIRECRACKER_SHA256" in words
-    assert f"firecracker-v{VERSION}-{MACHINE}.tgz.sha256.txt" in words
+    text = refused(item(place, None, mirror.url), BadSettings)
+    assert "POLYDEV_FIRECRACKER_SHA256" in text
+    assert f"firecracker-v{VERSION}-{MACHINE}.tgz.sha256.txt" in text
     assert not mirror.asked.is_set()
 
 
@@ -175,8 +175,8 @@ def test_mirror_failures_are_reported(place: TargetRoot, mirror: Mirror) -> None
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, and nobody listens
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        words = refused(item(place, "0" * 64, url), Unavailable)
-    assert "--firecracker-archive" in words
+        text = refused(item(place, "0" * 64, url), Unavailable)
+    assert "--firecracker-archive" in text
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
@@ -186,9 +186,9 @@ def test_interrupted_download_installs_nothing(
     sha256 = archive(tmp_path / "a.tgz")
     mirror.put(VERSION, (tmp_path / "a.tgz").read_bytes())
     mirror.go_on.clear()
-    words = (str(place.root), VERSION, MACHINE, sha256, mirror.url)
+    text = (str(place.root), VERSION, MACHINE, sha256, mirror.url)
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen([sys.executable, "-c", INSTALL, *words], env=env) as installing:
+    with subprocess.Popen([sys.executable, "-c", INSTALL, *text], env=env) as installing:
         assert mirror.asked.wait(60)
         installing.send_signal(number)
         assert installing.wait(15) != 0, "Ctrl-C does not wait for a mirror that says nothing"
@@ -292,8 +292,8 @@ def test_oversized_archive_is_refused(
 def test_an_archive_without_a_jailer_is_refused(place: TargetRoot, tmp_path: Path) -> None:
     sha256 = archive(tmp_path / "a.tgz", "1.13.0")
     release = Release(VERSION, MACHINE, sha256)
-    words = refused(Firecracker(place, release, tmp_path / "a.tgz", "auto"), ImageDamaged)
-    assert f"jailer-v{VERSION}" in words
+    text = refused(Firecracker(place, release, tmp_path / "a.tgz", "auto"), ImageDamaged)
+    assert f"jailer-v{VERSION}" in text
 
 
 def test_changed_program_is_detected_and_replaced(place: TargetRoot, tmp_path: Path) -> None:

@@ -128,17 +128,19 @@ def test_a_unit_or_program_of_another_version_is_replaced(root: Path) -> None:
         "units",
     }
     assert unit.read_bytes() == ours
-    kept = sorted(path.name for path in copies.glob("app-*"))
-    assert kept == sorted([current.name, "app-0123456789abcdef"]), "what ran before, and no halves"
+    stored = sorted(path.name for path in copies.glob("app-*"))
+    assert stored == sorted([current.name, "app-0123456789abcdef"]), (
+        "what ran before, and no halves"
+    )
 
 
 def test_used_uids_of_machines_are_reported(root: Path) -> None:
     (root / "etc/subuid").write_text("someone:1899999000:65536\n")
     code, answer, _ = host_setup(root)
     assert code == 1
-    told = next(item for item in answer["items"] if item["name"] == "uids")
-    assert told["state"] == "missing"
-    assert "subuid assigns ids" in told["message"]
+    reported = next(item for item in answer["items"] if item["name"] == "uids")
+    assert reported["state"] == "missing"
+    assert "subuid assigns ids" in reported["message"]
 
 
 @pytest.mark.parametrize(

@@ -64,29 +64,29 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_systemd_understands_the_unit(folder: Path, unit: str) -> None:
-    said = subprocess.run(
+    output = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", "--recursive-errors=yes", folder / unit],
         capture_output=True,
         text=True,
         check=False,
         env={**os.environ, "SYSTEMD_UNIT_PATH": f"{folder}:"},
     )
-    about_ours = [line for line in said.stderr.splitlines() if "polydev" in line]
-    assert (said.returncode, about_ours) == (0, []), said.stderr
+    about_ours = [line for line in output.stderr.splitlines() if "polydev" in line]
+    assert (output.returncode, about_ours) == (0, []), output.stderr
     assert not re.search("@[A-Z_]+@", (folder / unit).read_text())
 
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_unit_exposure_is_within_the_limit(folder: Path, unit: str) -> None:
-    said = subprocess.run(
+    output = subprocess.run(
         ["systemd-analyze", "security", "--offline=true", "--no-pager", folder / unit],
         capture_output=True,
         text=True,
         check=True,
     )
-    told = re.search(r"Overall exposure level for \S+: ([\d.]+)", said.stdout)
-    assert told is not None, said.stdout
-    assert float(told[1]) <= MOST_EXPOSURE[unit]
+    reported = re.search(r"Overall exposure level for \S+: ([\d.]+)", output.stdout)
+    assert reported is not None, output.stdout
+    assert float(reported[1]) <= MOST_EXPOSURE[unit]
 
 
 def test_the_host_agent_shares_its_mounts_with_the_host(folder: Path) -> None:

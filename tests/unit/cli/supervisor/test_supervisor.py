@@ -16,7 +16,7 @@ import pytest
 from polydev.cli.supervisor.supervisor import Listener, Log, Program, last_log_line, supervise
 from polydev.shared.errors import Failed
 
-SAY = "print('{words}', flush=True); "
+SAY = "print('{message}', flush=True); "
 FOREVER = "import time; time.sleep(600)"
 
 
@@ -32,9 +32,9 @@ class Heard:
         self.lines.append(f"{name}: {line}")
         self._more.set()
 
-    async def until(self, words: str) -> str:
+    async def until(self, message: str) -> str:
         async with asyncio.timeout(120):
-            while not (found := [line for line in self.lines if words in line]):
+            while not (found := [line for line in self.lines if message in line]):
                 self._more.clear()
                 await self._more.wait()
         return found[-1]
@@ -51,7 +51,7 @@ def program(folder: Path, name: str, code: str, *, ready: bool = True) -> Progra
 
 async def test_output_is_logged_and_forwarded(tmp_path: Path) -> None:
     heard = Heard()
-    talker = program(tmp_path, "talker", SAY.format(words="here I am") + FOREVER)
+    talker = program(tmp_path, "talker", SAY.format(message="here I am") + FOREVER)
     supervising = asyncio.create_task(supervise([talker], heard.listener))
     assert await heard.until("here I am") == "talker: here I am"
     supervising.cancel()
@@ -137,9 +137,9 @@ def test_log_size_is_bounded(tmp_path: Path) -> None:
     with Log(path, file_bytes=1000, files=3) as log:
         for number in range(1000):
             log.write(b"line %d\n" % number)
-    kept = sorted(tmp_path.iterdir())
-    assert [file.name for file in kept] == ["full.log", "full.log.1", "full.log.2"]
-    assert sum(file.stat().st_size for file in kept) <= 3000
+    stored = sorted(tmp_path.iterdir())
+    assert [file.name for file in stored] == ["full.log", "full.log.1", "full.log.2"]
+    assert sum(file.stat().st_size for file in stored) <= 3000
     assert last_log_line(path) == "line 999"
 
 

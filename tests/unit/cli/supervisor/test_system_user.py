@@ -27,21 +27,21 @@ def open_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-NOBODY = system_user.Account("nobody", 65534, "nogroup", 65534)
+OTHER_USER = system_user.Account("nobody", 65534, "nogroup", 65534)
 
 
 def test_the_copy_runs_as_another_user_and_has_the_same_recipes(open_folder: Path) -> None:
     program = system_user.copy_program(open_folder)
     assert system_user.copy_program(open_folder) == program, "made once"
-    said = subprocess.run(
-        [*NOBODY.setpriv(), sys.executable, "-P", "-c", HASHES],
+    output = subprocess.run(
+        [*OTHER_USER.setpriv(), sys.executable, "-P", "-c", HASHES],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(program)},
         capture_output=True,
         text=True,
         check=False,
     )
     ours = [Recipe().hash(kind) for kind in ImageKind]
-    assert said.stdout.split() == [str(program / "polydev" / "__init__.py"), *ours], said.stderr
+    assert output.stdout.split() == [str(program / "polydev" / "__init__.py"), *ours], output.stderr
 
 
 HASHES = """
@@ -61,7 +61,7 @@ def test_older_copies_are_deleted(tmp_path: Path) -> None:
 
 def test_folders_have_the_right_owners(open_folder: Path) -> None:
     state = open_folder / "state"
-    system_user.prepare_folders(state, NOBODY)
+    system_user.prepare_folders(state, OTHER_USER)
     controller = (state / "controller").stat()
     assert (controller.st_uid, controller.st_mode & 0o777) == (65534, 0o700)
     sockets = (state / "sockets").stat()
@@ -72,7 +72,7 @@ def test_a_state_folder_that_the_controller_cannot_enter_is_refused(tmp_path: Pa
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     with pytest.raises(BadSettings, match=r"POLYDEV_STATE_DIR .* nobody cannot enter"):
-        system_user.prepare_folders(closed / "state", NOBODY)
+        system_user.prepare_folders(closed / "state", OTHER_USER)
 
 
 def test_root_is_refused_as_the_controllers_user() -> None:

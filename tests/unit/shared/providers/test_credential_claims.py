@@ -27,9 +27,9 @@ def test_login_expiry_is_read() -> None:
     assert login_expiry(CODEX, _codex("one")) is None
 
 
-@pytest.mark.parametrize("told", [None, "soon", 2**70, -(2**70)])
-def test_invalid_expiry_is_ignored(told: object) -> None:
-    assert login_expiry(CLAUDE, _claude(refreshTokenExpiresAt=told)) is None
+@pytest.mark.parametrize("reported", [None, "soon", 2**70, -(2**70)])
+def test_invalid_expiry_is_ignored(reported: object) -> None:
+    assert login_expiry(CLAUDE, _claude(refreshTokenExpiresAt=reported)) is None
 
 
 def test_accounts_are_compared() -> None:

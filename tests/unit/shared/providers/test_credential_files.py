@@ -123,10 +123,10 @@ def test_other_lines_of_a_dotenv_stay() -> None:
 
 
 def test_initial_gemini_settings_select_the_key() -> None:
-    told = json.loads(with_key(GEMINI, {})[GEMINI_SETTINGS])
-    assert told["general"]["enableAutoUpdate"] is False
-    assert told["security"]["auth"]["selectedType"] == "gemini-api-key"
-    assert told["advanced"] == {"ignoreLocalEnv": True}
+    reported = json.loads(with_key(GEMINI, {})[GEMINI_SETTINGS])
+    assert reported["general"]["enableAutoUpdate"] is False
+    assert reported["security"]["auth"]["selectedType"] == "gemini-api-key"
+    assert reported["advanced"] == {"ignoreLocalEnv": True}
 
 
 @pytest.mark.parametrize(

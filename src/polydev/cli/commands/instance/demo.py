@@ -43,7 +43,7 @@ LABELS = {
 }
 """Labels of the demo's own steps."""
 
-STANDIN_ACCOUNT = "ada@example.test, password analytical-engine"
+FAKE_ACCOUNT = "ada@example.test, password analytical-engine"
 """Account of the fake providers (docs/fake-providers.md)."""
 
 QUESTION = "Say hello to whoever reads this, in one sentence."
@@ -104,9 +104,9 @@ async def demo(
     world = demo_env.enter()
     with demo_env.demo_lock(world):
         terminal = Terminal(as_json=as_json)
-        standin = await _run_demo(world, [] if by_hand else chosen, terminal)
+        fake_providers = await _run_demo(world, [] if by_hand else chosen, terminal)
         if not keep_approving:
-            standin.stop_auto_approval()
+            fake_providers.stop_auto_approval()
 
 
 async def _run_demo(
@@ -115,7 +115,7 @@ async def _run_demo(
     journey = Journey(terminal, Report(state_dir=str(world.state_dir)))
     began = time.monotonic()
     try:
-        standin = await journey.prepare(world, by_hand=not providers)
+        fake_providers = await journey.prepare(world, by_hand=not providers)
         async with open_client() as api:
             for provider in providers:
                 await journey.run_provider(api, provider)
@@ -130,7 +130,7 @@ async def _run_demo(
         if terminal.as_json:
             terminal.answer(asdict(journey.report))
     _report_success(terminal, journey.report)
-    return standin
+    return fake_providers
 
 
 class Journey:
@@ -153,14 +153,14 @@ class Journey:
             await image.build_missing(self._terminal, list(ImageKind), renew=False)
         plan.check()
         async with self._step(None, "stand-in", LABELS["stand-in"]):
-            standin = await demo_env.build(world, by_hand=by_hand)
+            fake_providers = await demo_env.build(world, by_hand=by_hand)
         async with self._step(None, "start", LABELS["start"]):
             await daemonize.start(plan.up.state_dir)
         self.report.url = plan.url
         async with Host(settings.host_socket) as host:
             health = await host.health()
         self._terminal.say(f"    {plan.url}, driver {health.driver} ({health.accelerator})")
-        return standin
+        return fake_providers
 
     async def run_provider(self, api: ApiClient, provider: str) -> None:
         """Log in a CLI, verify the login, and run a chat turn."""
@@ -242,7 +242,7 @@ def _report_success(terminal: Terminal, report: Report) -> None:
     terminal.heading(f"Polydev runs at {url}")
     terminal.say(f"  sign in as        {report.account['email']}")
     terminal.say(f"  with password     {report.account['password']}")
-    terminal.say(f"  fake provider account: {STANDIN_ACCOUNT}")
+    terminal.say(f"  fake provider account: {FAKE_ACCOUNT}")
     here = f"POLYDEV_STATE_DIR={report.state_dir} bin/polydev"
     terminal.say(f'  {here} chat codex "What can you do?"')
     terminal.say(f"  {here} machine list")

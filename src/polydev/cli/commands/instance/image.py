@@ -221,19 +221,19 @@ async def verify(
     """
     terminal = Terminal(as_json=as_json)
     images = store()
-    verdicts: dict[str, str | None] = {}
+    failures: dict[str, str | None] = {}
     for image in [images.named(name) for name in names] if names else images.list():
         try:
             async with terminal.step(f"Checking {image.name}"):
                 await images.verify(image)
         except PolydevError as error:
-            verdicts[image.name] = error.line()
+            failures[image.name] = error.line()
             terminal.say(f"    {error.line()}", "red")
         else:
-            verdicts[image.name] = None
+            failures[image.name] = None
     if as_json:
-        terminal.answer([{"image": n, "ok": w is None, "error": w} for n, w in verdicts.items()])
-    if any(verdicts.values()):
+        terminal.answer([{"image": n, "ok": w is None, "error": w} for n, w in failures.items()])
+    if any(failures.values()):
         raise typer.Exit(1)
 
 
@@ -259,9 +259,9 @@ async def prune(
         async with terminal.step(f"Removing {image.name}"):
             await images.remove(image)
     if as_json:
-        kept = sorted(it.image.name for it in used)
+        in_use = sorted(it.image.name for it in used)
         rows = [_row(image) for image in removed]
-        return terminal.answer({"removed": rows, "in_use": kept, "dry_run": dry_run})
+        return terminal.answer({"removed": rows, "in_use": in_use, "dry_run": dry_run})
     freed = sum(image.size for image in removed) / 2**20
     verb = "would be removed" if dry_run else "removed"
     terminal.say(f"{len(removed)} old images {verb}: {freed:.0f} MiB.")

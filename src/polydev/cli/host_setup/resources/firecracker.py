@@ -26,7 +26,7 @@ from polydev.shared.atomic_files import sync_folder, write_whole
 from polydev.shared.errors import AlreadyExists, BadSettings, ImageDamaged
 
 _LINK = f"{LIBRARY}/firecracker"
-_ASIDE = f"{LIBRARY}/.firecracker-new"
+_TEMPORARY = f"{LIBRARY}/.firecracker-new"
 _VERSION_LIMIT_S = 20
 
 
@@ -62,15 +62,15 @@ class Firecracker:
         self.release.required_sha256()
         for program in PROGRAMS:
             self._require_own_link(program)
-        aside = self.place.at(_ASIDE)
+        temporary = self.place.at(_TEMPORARY)
         self.place.folder(LIBRARY, Shape(0o755))
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(mode=0o755)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(mode=0o755)
         try:
-            self._prepare(aside)
-            self._name(aside)
+            self._prepare(temporary)
+            self._name(temporary)
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
         self.place.link(_LINK, self._folder.name)
         for program in PROGRAMS:
             self.place.link(f"/usr/local/bin/{program}", f"{_LINK}/{program}")
@@ -84,7 +84,7 @@ class Firecracker:
                 self.place.remove(f"/usr/local/bin/{program}")
         self.place.remove_empty("/usr/local/bin")
         self.place.remove(_LINK)
-        for folder in (self.place.at(_ASIDE), *self.place.at(LIBRARY).glob("firecracker-*")):
+        for folder in (self.place.at(_TEMPORARY), *self.place.at(LIBRARY).glob("firecracker-*")):
             shutil.rmtree(folder, ignore_errors=True)
         self.place.remove_empty(LIBRARY)
         return []
@@ -122,35 +122,35 @@ class Firecracker:
                 hint="Move it, then run `polydev host setup` again",
             )
 
-    def _prepare(self, aside: Path) -> None:
+    def _prepare(self, temporary: Path) -> None:
         """Unpack a release into a folder, and check it."""
-        archive = aside / self.release.archive
+        archive = temporary / self.release.archive
         if self.archive is None:
             self.release.download(archive)
         else:
             shutil.copyfile(self.archive, archive)  # so that the checked file is the unpacked one
         self.release.check(archive)
-        self.release.unpack(archive, aside)
+        self.release.unpack(archive, temporary)
         archive.unlink()
-        said = _version(aside / "firecracker")
-        if self.release.version not in said.split() and f"v{self.release.version}" not in said:
+        output = _version(temporary / "firecracker")
+        if self.release.version not in output.split() and f"v{self.release.version}" not in output:
             raise ImageDamaged(
                 f"The program in {self.release.archive} does not report version "
-                f"{self.release.version}: {said[:200]!r}",
+                f"{self.release.version}: {output[:200]!r}",
                 hint="The previous installation is unchanged",
             )
-        manifest = {"archive": self.release.sha256, "programs": dict(_checksums(aside))}
-        write_whole(aside / "manifest.json", json.dumps(manifest).encode(), mode=0o644)
+        manifest = {"archive": self.release.sha256, "programs": dict(_checksums(temporary))}
+        write_whole(temporary / "manifest.json", json.dumps(manifest).encode(), mode=0o644)
         for program in PROGRAMS:
-            with (aside / program).open("rb") as file:
+            with (temporary / program).open("rb") as file:
                 os.fsync(file.fileno())
 
-    def _name(self, aside: Path) -> None:
+    def _name(self, temporary: Path) -> None:
         # An existing folder of that name is damaged, so no machine runs from it.
         folder = self.place.at(self._folder)
         if folder.exists():
             shutil.rmtree(folder)
-        aside.rename(folder)
+        temporary.rename(folder)
         sync_folder(folder.parent)
 
 

@@ -192,8 +192,8 @@ class Isolation:
 
 def modules() -> list[str]:
     """Modules that machines need on this processor."""
-    words = Path("/proc/cpuinfo").read_text("utf-8", "replace").split()
-    flags = set(words) & _KVM_MODULES.keys()
+    text = Path("/proc/cpuinfo").read_text("utf-8", "replace").split()
+    flags = set(text) & _KVM_MODULES.keys()
     return [*sorted(_KVM_MODULES[flag] for flag in flags), "tun"]
 
 

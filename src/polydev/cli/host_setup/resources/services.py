@@ -117,7 +117,7 @@ def _restart(unit: str) -> None:
 
 def _last_log_line(unit: str) -> str:
     """Last line that the unit's program printed."""
-    said = subprocess.run(
+    output = subprocess.run(
         ["journalctl", f"--unit={unit}", "--lines=50", "--output=json", "--no-pager", "--quiet"],
         capture_output=True,
         text=True,
@@ -125,7 +125,7 @@ def _last_log_line(unit: str) -> str:
         timeout=_JOURNAL_LIMIT_S,
     )
     last = ""
-    for line in said.stdout.splitlines():
+    for line in output.stdout.splitlines():
         entry = json.loads(line)
         if entry.get("_TRANSPORT") == "stdout" and isinstance(entry.get("MESSAGE"), str):
             last = entry["MESSAGE"]
