@@ -104,7 +104,7 @@ class AccountSettings(Settings):
 
 
 def _is_trustworthy(url: str) -> bool:
-    """Whether the URL uses https or a loopback address."""
+    """Check that the URL uses https or a loopback address."""
     parts = urlsplit(url)
     if parts.scheme == "https" or parts.hostname == "localhost":
         return True

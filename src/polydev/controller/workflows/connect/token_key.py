@@ -24,22 +24,22 @@ async def token_key(database: Database, vault: Vault, earlier: Path) -> bytes:
 
     Raises: WrongEncryptionKey, CredentialDamaged.
     """
-    kept = await asyncio.to_thread(_kept, earlier)
+    imported = await asyncio.to_thread(_read_key_file, earlier)
     async with database.read() as connection:
         row = await shared_secrets.find(connection, _NAME)
     if row is None:
-        sealed = await vault.seal_secret(_NAME, kept or secrets.token_bytes(_BYTES), now())
+        sealed = await vault.seal_secret(_NAME, imported or secrets.token_bytes(_BYTES), now())
         async with database.write() as connection:
             await shared_secrets.insert_if_absent(connection, sealed)
             row = await shared_secrets.find(connection, _NAME)
             assert row is not None  # noqa: S101  (this or another controller has inserted it)
     key = await vault.open_secret(row)
-    if kept is not None:
+    if imported is not None:
         await asyncio.to_thread(earlier.unlink, missing_ok=True)
     return key
 
 
-def _kept(file: Path) -> bytes | None:
+def _read_key_file(file: Path) -> bytes | None:
     try:
         return bytes.fromhex(file.read_text("ascii").strip())
     except FileNotFoundError:

@@ -67,17 +67,17 @@ class OrphanCleanup:
             return
         log.warning("destroying %s: %s", view.vm_id, why)
         owner = None if row is None else row.user_id
-        await self._explain(entry("machine.destroy", view.vm_id, owner, why))
+        await self._record_reason(entry("machine.destroy", view.vm_id, owner, why))
         await self.machines.destroy_at(host_id, VmId(view.vm_id))
 
-    async def _explain(self, deed: AuditEntry) -> None:
+    async def _record_reason(self, removal: AuditEntry) -> None:
         """Record the reason before the removal, and once for all attempts."""
         async with self.database.write() as connection:
-            told = await audit.list_entries(
-                connection, AuditFilter(subject=deed.subject, action=deed.action)
+            recorded = await audit.list_entries(
+                connection, AuditFilter(subject=removal.subject, action=removal.action)
             )
-            if deed.via not in {it.entry.via for it in told}:
-                await audit.record(connection, deed)
+            if removal.via not in {it.entry.via for it in recorded}:
+                await audit.record(connection, removal)
 
     async def _is_still_there(self, host_id: HostId, vm_id: str) -> bool:
         try:

@@ -45,18 +45,18 @@ class Retention:
         """Delete rows that are older than the settings allow."""
         at, keep = now(), self.settings
         async with self.database.write() as connection:
-            told = await events.prune(
+            old_events = await events.prune(
                 connection, at - timedelta(days=keep.event_days), keep.events_each
             )
         async with self.database.write() as connection:
-            noted = await audit.prune(connection, at - timedelta(days=keep.audit_days))
+            old_entries = await audit.prune(connection, at - timedelta(days=keep.audit_days))
         async with self.database.write() as connection:
             await idempotency_keys.prune(connection, at - idempotency_keys.RETENTION)
         async with self.database.write() as connection:
             before = at - timedelta(days=keep.history_days)
-            ended = await sessions.prune(connection, before)
-            gone = await machines.prune(connection, before)
-        if ended or gone:
-            log.info("deleted %d old sessions and %d old machines", ended, gone)
-        if told or noted:
-            log.info("deleted %d old events and %d old audit log entries", told, noted)
+            old_sessions = await sessions.prune(connection, before)
+            old_machines = await machines.prune(connection, before)
+        if old_sessions or old_machines:
+            log.info("deleted %d old sessions and %d old machines", old_sessions, old_machines)
+        if old_events or old_entries:
+            log.info("deleted %d old events and %d old audit log entries", old_events, old_entries)
