@@ -23,7 +23,6 @@ from polydev.hostagent.machines.hibernation import Hibernation, discard_memory
 from polydev.hostagent.machines.machine import RunningMachine, erase, prepare
 from polydev.hostagent.machines.record import MachineRecord
 from polydev.hostagent.machines.registry import MachineRegistry
-from polydev.hostagent.system.cancellation import run_in_thread_shielded
 from polydev.hostagent.system.error_mapping import as_polydev_error, problem_of
 from polydev.shared.domain import MachineState
 from polydev.shared.errors import (
@@ -120,15 +119,15 @@ class MachineLifecycle:
     async def _create(self, request: CreateMachine) -> None:
         with self._clones.reserve(request):
             async with self._clones.admit(request):
-                await self._require_unused(request.vm_id)
+                await self._registry.require_unused(request.vm_id)
                 record = self._registry.add(request)
                 try:
                     await self._registry.save(record)
-                    await self._store_token(request)
+                    await self._registry.save_token(request)
                     until_s = time.monotonic() + request.ready_timeout_s
                     running = await self._clones.take(record, request.ready_timeout_s)
                     if running is None:
-                        record = self._registry.record(request.vm_id)
+                        record = self._registry.records[request.vm_id]
                         left_s = until_s - time.monotonic()
                         running = await self._launch(record, left_s, fresh=True)
                     await self._registry.save_running(*running)
@@ -139,19 +138,6 @@ class MachineLifecycle:
                 except BaseException:
                     await self._undo(request.vm_id, archive_logs=False)
                     raise
-
-    async def _require_unused(self, vm_id: str) -> None:
-        if await asyncio.to_thread(self._host.folder(vm_id).path.exists):
-            raise MachineBusy(
-                f"There is a folder of {vm_id} already, with a record that cannot be read",
-                hint="Destroy it first",
-            )
-
-    async def _store_token(self, request: CreateMachine) -> None:
-        if request.token:
-            folder = self._host.folder(request.vm_id)
-            token = request.token.get_secret_value()
-            await run_in_thread_shielded(folder.write_token, token)
 
     async def start(self, record: MachineRecord, ready_timeout_s: float) -> None:
         """Boot a machine at rest, or resume a hibernated one.

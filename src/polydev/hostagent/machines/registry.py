@@ -95,6 +95,20 @@ class MachineRegistry:
         folder = self._host.folder(record.vm_id)
         await run_in_thread_shielded(folder.write, record)
 
+    async def require_unused(self, vm_id: str) -> None:
+        """Raise MachineBusy if a folder without a readable record has this id."""
+        if await asyncio.to_thread(self._host.folder(vm_id).path.exists):
+            raise MachineBusy(
+                f"There is a folder of {vm_id} already, with a record that cannot be read",
+                hint="Destroy it first",
+            )
+
+    async def save_token(self, request: CreateMachine) -> None:
+        """Store the token of a requested machine, if it has one."""
+        if request.token:
+            folder = self._host.folder(request.vm_id)
+            await run_in_thread_shielded(folder.write_token, request.token.get_secret_value())
+
     def add(self, request: CreateMachine) -> MachineRecord:
         """Add the record of a machine that is being created; `save` writes it to disk."""
         record = MachineRecord(
