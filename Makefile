@@ -42,7 +42,7 @@ test: setup-tests  ## Run all checks and all tests, including those on real mach
 soak: setup-tests  ## Run the long versions of tests: more sessions, requests and kills
 	@POLYDEV_SOAK_SESSIONS=300 POLYDEV_MATRIX=all POLYDEV_OPENAPI_EXAMPLES=25 \
 		$(RUN) python -m pytest -q -s --timeout 3600 \
-		tests/workflows/test_soak.py tests/workflows/test_matrix.py tests/contract/test_openapi.py
+		tests/workflows/kills/test_soak.py tests/workflows/kills/test_matrix.py tests/contract/test_openapi.py
 
 demo: setup      ## Run the demo: log in real CLIs offline, on real machines
 	@bin/polydev demo
