@@ -79,7 +79,7 @@ def test_api_key_needs_no_browser() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ahead", "labels"), [(0, "You are next"), (1, "1 login is ahead"), (7, "7 logins are ahead")]
+    ("ahead", "note"), [(0, "You are next"), (1, "1 login is ahead"), (7, "7 logins are ahead")]
 )
 def test_queue_position_is_shown(ahead: int, note: str) -> None:
     view = _view(0, SessionStatus.QUEUED).model_copy(update={"ahead": ahead})

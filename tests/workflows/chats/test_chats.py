@@ -59,7 +59,7 @@ async def test_streamed_and_stored_events_are_equal(chat: ChatClient) -> None:
     assert len([it for it in heard if it["kind"] == "text"]) > 20, "it came piece by piece"
 
 
-@pytest.mark.parametrize(("choice", "text"), [("allow_once", "Wrote"), ("reject_once", "left")])
+@pytest.mark.parametrize(("choice", "text"), [("allow_once", "Wrote"), ("reject_once", "skipped")])
 async def test_user_decides_on_permission_requests(
     world: World, chat: ChatClient, choice: str, text: str
 ) -> None:
