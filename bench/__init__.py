@@ -4,4 +4,5 @@ import sys
 from pathlib import Path
 
 # Reuse the test environments (a PostgreSQL server, agents on this host).
-sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
+_SUPPORT = Path(__file__).parents[1] / "tests" / "support"
+sys.path += sorted({str(module.parent) for module in _SUPPORT.glob("*/*.py")})
