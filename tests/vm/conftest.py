@@ -1,4 +1,4 @@
-"""Parts that the tests on real machines share."""
+"""Fixtures for tests on real machines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from saved_machine import SavedMachine, saved_once
 
 @pytest.fixture(scope="session")
 def saved_machine(tmp_path_factory: pytest.TempPathFactory) -> SavedMachine:
-    """A hibernated CLI machine, one for all processes of this test run."""
+    """Hibernated CLI machine, shared by all processes of the test run."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent

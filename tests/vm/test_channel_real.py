@@ -1,4 +1,4 @@
-"""The channel to a real machine: programs, files, ports, and every way of being cut off."""
+"""Test the channel to a real machine: programs, files, ports, lost connections."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def _channel(machine: RealMachine) -> Channel:
     return machine.channel
 
 
-async def said(channel: Channel, *argv: str) -> str:
+async def output_of(channel: Channel, *argv: str) -> str:
     outcome = await channel.run(argv)
     assert outcome.exit_code == 0, outcome.stderr
     return outcome.stdout.decode().strip()
 
 
 async def running(channel: Channel, name: str) -> bool:
-    return name in (await said(channel, "sh", "-c", "cat /proc/[0-9]*/comm 2>/dev/null; true"))
+    return name in (await output_of(channel, "sh", "-c", "cat /proc/[0-9]*/comm 2>/dev/null; true"))
 
 
 async def until_gone(channel: Channel, name: str) -> None:
@@ -127,7 +127,7 @@ async def test_lost_connection_ends_programs_and_next_call_reconnects(channel: C
     plain = await channel.exec(ExecRequest(argv=["sleep", "1000"]))
     terminal = await channel.exec(ExecRequest(argv=["sleep", "1000"], pty=(80, 24)))
     assert await running(channel, "sleep")
-    await cut(channel)
+    await abort_connection(channel)
     for process in (plain, terminal):
         with pytest.raises(ChannelLost):
             await process.wait()
@@ -135,8 +135,8 @@ async def test_lost_connection_ends_programs_and_next_call_reconnects(channel: C
     await until_gone(channel, "sleep")
 
 
-async def cut(channel: Channel) -> None:
-    """As if the agent's side had died."""
+async def abort_connection(channel: Channel) -> None:
+    """Abort the connection like a killed agent."""
     connection = channel._connection
     assert connection is not None
     connection.abort()
@@ -147,8 +147,8 @@ async def test_new_agent_connects_beside_stale_connection(machine: RealMachine) 
     old = machine.channel
     new = Channel(machine.running.vmm.open_channel, *keys_of(old))
     try:
-        assert await said(new, "echo", "new") == "new"
-        assert await said(old, "echo", "old") == "old"
+        assert await output_of(new, "echo", "new") == "new"
+        assert await output_of(old, "echo", "old") == "old"
     finally:
         await new.close()
 
@@ -163,8 +163,8 @@ def keys_of(channel: Channel) -> tuple[str, str]:
 async def test_killed_sshd_is_restarted(channel: Channel) -> None:
     outcome = await channel.run(["sh", "-c", "kill -9 $(cat /run/sshd.pid)"])
     assert outcome.exit_code == 0
-    await cut(channel)
-    assert await said(channel, "echo", "back") == "back"
+    await abort_connection(channel)
+    assert await output_of(channel, "echo", "back") == "back"
 
 
 async def test_files_have_owner_mode_and_parents(channel: Channel) -> None:
@@ -173,18 +173,18 @@ async def test_files_have_owner_mode_and_parents(channel: Channel) -> None:
     await channel.write_files([GuestFile(path, b"two", mode=0o640, uid=1, gid=2)])
     await channel.write_files([GuestFile(path, b"three", if_absent=True)])
     assert await channel.read_file(path, 100) == b"two"
-    stat = await said(channel, "stat", "-c", "%a %u %g", path, "/root/.deep", "/root/.deep/er")
+    stat = await output_of(channel, "stat", "-c", "%a %u %g", path, "/root/.deep", "/root/.deep/er")
     assert stat.splitlines() == ["640 1 2", "700 0 0", "700 0 0"]
-    assert await said(channel, "ls", "-A", "/root/.deep/er") == "auth.json"
+    assert await output_of(channel, "ls", "-A", "/root/.deep/er") == "auth.json"
     await channel.remove_files([path, path])
     with pytest.raises(NoSuchFile):
         await channel.read_file(path, 100)
 
 
 async def test_symlink_is_replaced_and_not_followed(channel: Channel) -> None:
-    await said(channel, "sh", "-c", "echo kept > /root/target; ln -sf target /root/link")
+    await output_of(channel, "sh", "-c", "echo old > /root/target; ln -sf target /root/link")
     await channel.write_files([GuestFile("/root/link", b"new")])
-    assert await said(channel, "cat", "/root/target", "/root/link") == "kept\nnew"
+    assert await output_of(channel, "cat", "/root/target", "/root/link") == "old\nnew"
 
 
 async def test_large_file_arrives_whole(channel: Channel) -> None:
@@ -196,12 +196,12 @@ async def test_large_file_arrives_whole(channel: Channel) -> None:
 
 
 async def test_full_disk_is_reported_and_leaves_no_partial_file(channel: Channel) -> None:
-    await said(channel, "mkdir", "-p", "/root/tiny")
-    await said(channel, "mount", "-t", "tmpfs", "-o", "size=64k", "none", "/root/tiny")
+    await output_of(channel, "mkdir", "-p", "/root/tiny")
+    await output_of(channel, "mount", "-t", "tmpfs", "-o", "size=64k", "none", "/root/tiny")
     with pytest.raises(GuestMisbehaved):
         await channel.write_files([GuestFile("/root/tiny/file", bytes(1_000_000))])
-    assert await said(channel, "ls", "-A", "/root/tiny") == ""
-    await said(channel, "umount", "/root/tiny")
+    assert await output_of(channel, "ls", "-A", "/root/tiny") == ""
+    await output_of(channel, "umount", "/root/tiny")
 
 
 async def test_open_port_is_reached_and_closed_port_is_reported(channel: Channel) -> None:

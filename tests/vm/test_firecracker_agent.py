@@ -1,7 +1,7 @@
-"""The host agent with the Firecracker driver and the stand-ins: all of it but a guest.
+"""Test the host agent with the Firecracker driver and its doubles, without a guest.
 
-What `drivers.py`, furnishing, recovery, hibernation and inventory make of the driver; the driver
-itself is held to its promises in tests/contract.
+Covers driver selection, provisioning, recovery, hibernation and inventory; the driver contract is
+tested in tests/contract.
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ async def test_machine_survives_agent_death_and_hibernation_and_leaves_nothing(
         ready_timeout_s=LIMIT_S,
     )
     async with agent.host() as host:
-        made = await run(host, create)
-        assert made is not None
-        assert made.state is MachineState.RUNNING
+        created = await run(host, create)
+        assert created is not None
+        assert created.state is MachineState.RUNNING
         health = await host.health()
         assert (health.driver, health.driver_version) == ("firecracker", VERSION)
-        assert "POLYDEV_CHANNEL_MAC=''" in told(agent, vm_id)
+        assert "POLYDEV_CHANNEL_MAC=''" in machine_settings(agent, vm_id)
         thought = WireFile.of(GuestFile("/run/thought", b"in memory"))
         await run(host, WriteFiles(vm_id=vm_id, files=[thought]))
         (pid,) = agent.vmm_pids()
@@ -85,20 +85,20 @@ async def test_machine_survives_agent_death_and_hibernation_and_leaves_nothing(
     async with agent.host() as host:
         assert (await host.run_program(vm_id, ["true"], timeout_s=LIMIT_S)).exit_code == 0
         assert (await host.inventory()).processes == {vm_id: pid}
-        nobodys = tmp_path / "machines-of-another-state-folder"
-        used = await asyncio.to_thread(named_by_machines, ImageStore(Path(IMAGES)), nobodys)
+        unowned = tmp_path / "machines-of-another-state-folder"
+        used = await asyncio.to_thread(named_by_machines, ImageStore(Path(IMAGES)), unowned)
         assert {"cli", "kernel"} <= {name.partition("-")[0] for name in used}
 
-        asleep = await run(host, HibernateMachine(vm_id=vm_id))
-        assert asleep is not None
-        assert asleep.state is MachineState.HIBERNATED
+        hibernated = await run(host, HibernateMachine(vm_id=vm_id))
+        assert hibernated is not None
+        assert hibernated.state is MachineState.HIBERNATED
         assert agent.vmm_pids() == []
 
-        awake = await run(host, ResumeMachine(vm_id=vm_id, ready_timeout_s=LIMIT_S))
-        assert awake is not None
-        assert awake.state is MachineState.RUNNING
-        assert awake.wake is not None
-        assert awake.wake.how == "resumed"
+        resumed = await run(host, ResumeMachine(vm_id=vm_id, ready_timeout_s=LIMIT_S))
+        assert resumed is not None
+        assert resumed.state is MachineState.RUNNING
+        assert resumed.wake is not None
+        assert resumed.wake.how == "resumed"
         assert await host.read_file(vm_id, "/run/thought") == b"in memory"
 
         await run(host, DestroyMachine(vm_id=vm_id))
@@ -115,8 +115,8 @@ def folders_in(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.is_dir()]
 
 
-def told(agent: AgentProcess, vm_id: str) -> str:
-    """What the config drive says of the machine."""
+def machine_settings(agent: AgentProcess, vm_id: str) -> str:
+    """Return the machine's settings on its config drive."""
     with tarfile.open(agent.state_dir / "machines" / vm_id / "config.tar") as archive:
         file = archive.extractfile("machine.env")
         assert file is not None

@@ -1,6 +1,6 @@
-"""A real machine that sleeps and wakes under a real host agent: memory, clock, and every cut.
+"""Test hibernation of a real machine: memory, clock and interruptions.
 
-One machine goes through all of it: after each cut it must still know what it had in memory alone.
+One machine goes through every case and must retain its memory after each interruption.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ WRITER = "polydev.hostagent.snapshots.writer"
 QEMU = "polydev.hostagent.vmm.qemu.running:RunningQemu"
 RUNNING, HIBERNATED = MachineState.RUNNING, MachineState.HIBERNATED
 
-HIBERNATE_CUTS = {
+HIBERNATE_FAULTS = {
     f"{WRITER}:SnapshotWriter.write:before:4": RUNNING,
     f"{WRITER}:_put_in_place:before:1": RUNNING,
     f"{WRITER}:_put_in_place:after:1": HIBERNATED,
     f"{QEMU}.kill:after:1": HIBERNATED,
 }
-"""Where the agent is killed, and what its machine is afterwards."""
-RESUME_CUTS = {
+"""Points where the agent is killed, with the machine's state afterwards."""
+RESUME_FAULTS = {
     "polydev.hostagent.snapshots.reader:SnapshotFile.read:before:4": HIBERNATED,
     "polydev.hostagent.snapshots:discard:before:1": HIBERNATED,
     "polydev.hostagent.snapshots:discard:after:1": RUNNING,
@@ -52,21 +52,21 @@ RESUME_CUTS = {
 
 
 @dataclass
-class Sleeper:
-    """The machine, and whoever is its agent at the moment."""
+class Hibernating:
+    """Machine under test with its current agent."""
 
     agent: AgentProcess
     host: Host
     vm_id: str
 
-    async def agent_with(self, where: str, action: str = "kill") -> None:
-        """Another agent over the same machine, with something wrong in it."""
+    async def restart_agent_with_fault(self, where: str, action: str = "kill") -> None:
+        """Restart the agent with a fault injected at `where`."""
         await self.agent.kill()
         self.agent.env |= {"FAULT_AT": where, "FAULT": action}
         await self.agent.start()
         del self.agent.env["FAULT_AT"], self.agent.env["FAULT"]
 
-    async def sound_agent(self) -> None:
+    async def restart_agent(self) -> None:
         await self.agent.kill()
         await self.agent.start()
 
@@ -81,19 +81,19 @@ class Sleeper:
     async def resume(self) -> MachineView:
         return await self.run(ResumeMachine(vm_id=self.vm_id, ready_timeout_s=LIMIT_S))
 
-    async def said(self, *argv: str) -> str:
+    async def output_of(self, *argv: str) -> str:
         output = await self.host.run_program(self.vm_id, argv, timeout_s=60)
         assert output.exit_code == 0, output.stderr
         return output.stdout.decode().strip()
 
-    async def assert_remembers(self) -> None:
-        """And knows what time it is, and holds no connection but ours."""
-        assert await self.said("cat", THOUGHT) == "only in memory"
+    async def assert_memory_retained(self) -> None:
+        """Check memory and clock, and that no other connection is open."""
+        assert await self.output_of("cat", THOUGHT) == "only in memory"
         before_s = time.time()
-        clock_s = float(await self.said("date", "+%s.%N"))
+        clock_s = float(await self.output_of("date", "+%s.%N"))
         assert before_s - 1 < clock_s < time.time() + 1
-        sshd = await self.said("cat", "/run/sshd.pid")
-        children = await self.said("sh", "-c", f"cat /proc/{sshd}/task/{sshd}/children")
+        sshd = await self.output_of("cat", "/run/sshd.pid")
+        children = await self.output_of("sh", "-c", f"cat /proc/{sshd}/task/{sshd}/children")
         assert len(children.split()) == 1
 
     async def assert_is(self, state: MachineState) -> None:
@@ -111,107 +111,109 @@ class Sleeper:
 
 
 @pytest.fixture
-async def sleeper(saved_machine: SavedMachine) -> AsyncIterator[Sleeper]:
+async def machine(saved_machine: SavedMachine) -> AsyncIterator[Hibernating]:
     async with resumed_machine(saved_machine) as it:
-        made = Sleeper(it.agent, it.host, it.vm_id)
+        machine = Hibernating(it.agent, it.host, it.vm_id)
         thought = WireFile.of(GuestFile(THOUGHT, b"only in memory"))
-        await made.run(WriteFiles(vm_id=made.vm_id, files=[thought]))
-        yield made
+        await machine.run(WriteFiles(vm_id=machine.vm_id, files=[thought]))
+        yield machine
 
 
-async def test_machine_hibernates_and_resumes_despite_interruptions(sleeper: Sleeper) -> None:
-    await it_sleeps_and_wakes(sleeper)
-    await an_agent_killed_on_the_way_to_sleep(sleeper)
-    await a_disk_that_fills_up(sleeper)
-    await an_agent_killed_on_the_way_back(sleeper)
-    await a_vmm_killed_on_the_way_back(sleeper)
-    await memory_that_is_damaged(sleeper)
-    await sleeper.host.run("last", DestroyMachine(vm_id=sleeper.vm_id), LIMIT_S)
-    seen = await sleeper.host.inventory()
+async def test_machine_hibernates_and_resumes_despite_interruptions(machine: Hibernating) -> None:
+    await check_hibernate_and_resume(machine)
+    await check_agent_killed_while_hibernating(machine)
+    await check_full_disk(machine)
+    await check_agent_killed_while_resuming(machine)
+    await check_vmm_killed_while_resuming(machine)
+    await check_damaged_memory(machine)
+    await machine.host.run("last", DestroyMachine(vm_id=machine.vm_id), LIMIT_S)
+    seen = await machine.host.inventory()
     assert seen.machines == seen.folders == seen.taps == seen.firewall == []
-    assert sleeper.agent.vmm_pids() == []
+    assert machine.agent.vmm_pids() == []
 
 
-async def it_sleeps_and_wakes(sleeper: Sleeper) -> None:
-    before = await sleeper.host.machine(sleeper.vm_id)
-    async with sleeper.host.exec(sleeper.vm_id, ExecRequest(argv=["sleep", "1000"])):
-        asleep = await sleeper.hibernate()
-    await sleeper.assert_is(HIBERNATED)
-    assert (asleep.pid, asleep.ip_address) == (None, before.ip_address)
-    fell_asleep_s = time.monotonic()
+async def check_hibernate_and_resume(machine: Hibernating) -> None:
+    before = await machine.host.machine(machine.vm_id)
+    async with machine.host.exec(machine.vm_id, ExecRequest(argv=["sleep", "1000"])):
+        hibernated = await machine.hibernate()
+    await machine.assert_is(HIBERNATED)
+    assert (hibernated.pid, hibernated.ip_address) == (None, before.ip_address)
+    hibernated_at_s = time.monotonic()
     with pytest.raises(MachineBusy):
-        await sleeper.said("true")
+        await machine.output_of("true")
     with pytest.raises(MachineBusy):
-        await sleeper.host.read_file(sleeper.vm_id, "/etc/hostname")
-    await sleeper.sound_agent()
-    await sleeper.assert_is(HIBERNATED)
-    await asyncio.sleep(max(0, fell_asleep_s + 4 - time.monotonic()))  # its clock falls behind
+        await machine.host.read_file(machine.vm_id, "/etc/hostname")
+    await machine.restart_agent()
+    await machine.assert_is(HIBERNATED)
+    await asyncio.sleep(
+        max(0, hibernated_at_s + 4 - time.monotonic())
+    )  # the guest clock falls behind
 
-    awake = await sleeper.resume()
-    await sleeper.assert_is(RUNNING)
-    assert awake.wake is not None
-    assert (awake.wake.how, awake.wake.reason) == ("resumed", "")
-    assert (awake.ip_address, awake.mac) == (before.ip_address, before.mac)
-    await sleeper.assert_remembers()
-    assert await sleeper.said("sh", "-c", "pidof sleep || true") == ""
+    resumed = await machine.resume()
+    await machine.assert_is(RUNNING)
+    assert resumed.wake is not None
+    assert (resumed.wake.how, resumed.wake.reason) == ("resumed", "")
+    assert (resumed.ip_address, resumed.mac) == (before.ip_address, before.mac)
+    await machine.assert_memory_retained()
+    assert await machine.output_of("sh", "-c", "pidof sleep || true") == ""
 
 
-async def an_agent_killed_on_the_way_to_sleep(sleeper: Sleeper) -> None:
-    for where, state in HIBERNATE_CUTS.items():
-        await sleeper.agent_with(where)
+async def check_agent_killed_while_hibernating(machine: Hibernating) -> None:
+    for where, state in HIBERNATE_FAULTS.items():
+        await machine.restart_agent_with_fault(where)
         with pytest.raises(HostUnreachable):
-            await sleeper.hibernate()
-        await sleeper.sound_agent()
-        await sleeper.assert_is(state)
+            await machine.hibernate()
+        await machine.restart_agent()
+        await machine.assert_is(state)
         if state is HIBERNATED:
-            await sleeper.resume()
-        await sleeper.assert_remembers()
+            await machine.resume()
+        await machine.assert_memory_retained()
 
 
-async def a_disk_that_fills_up(sleeper: Sleeper) -> None:
-    await sleeper.agent_with(f"{WRITER}:SnapshotWriter._write:before:3", "full")
+async def check_full_disk(machine: Hibernating) -> None:
+    await machine.restart_agent_with_fault(f"{WRITER}:SnapshotWriter._write:before:3", "full")
     with pytest.raises(DiskFull) as raised:
-        await sleeper.hibernate()
+        await machine.hibernate()
     assert "No room" in raised.value.message
-    await sleeper.assert_is(RUNNING)
-    await sleeper.assert_remembers()
+    await machine.assert_is(RUNNING)
+    await machine.assert_memory_retained()
 
 
-async def an_agent_killed_on_the_way_back(sleeper: Sleeper) -> None:
-    for where, state in RESUME_CUTS.items():
-        await sleeper.hibernate()
-        await sleeper.agent_with(where)
+async def check_agent_killed_while_resuming(machine: Hibernating) -> None:
+    for where, state in RESUME_FAULTS.items():
+        await machine.hibernate()
+        await machine.restart_agent_with_fault(where)
         with pytest.raises(HostUnreachable):
-            await sleeper.resume()
-        await sleeper.sound_agent()
-        await sleeper.assert_is(state)
+            await machine.resume()
+        await machine.restart_agent()
+        await machine.assert_is(state)
         if state is HIBERNATED:
-            await sleeper.resume()
-        await sleeper.assert_remembers()
+            await machine.resume()
+        await machine.assert_memory_retained()
 
 
-async def a_vmm_killed_on_the_way_back(sleeper: Sleeper) -> None:
-    await sleeper.hibernate()
+async def check_vmm_killed_while_resuming(machine: Hibernating) -> None:
+    await machine.hibernate()
     where = "polydev.hostagent.snapshots.reader:SnapshotFile.read:before:4"
-    await sleeper.agent_with(where, "vmm")
-    awake = await sleeper.resume()
-    assert awake.wake is not None
-    assert awake.wake.how == "resumed", "its memory was still whole"
-    await sleeper.assert_is(RUNNING)
-    await sleeper.assert_remembers()
+    await machine.restart_agent_with_fault(where, "vmm")
+    resumed = await machine.resume()
+    assert resumed.wake is not None
+    assert resumed.wake.how == "resumed", "its memory was still whole"
+    await machine.assert_is(RUNNING)
+    await machine.assert_memory_retained()
 
 
-async def memory_that_is_damaged(sleeper: Sleeper) -> None:
+async def check_damaged_memory(machine: Hibernating) -> None:
     file = WireFile.of(GuestFile("/root/note", b"on the disk"))
-    await sleeper.run(WriteFiles(vm_id=sleeper.vm_id, files=[file]))
-    await sleeper.hibernate()
-    saved = sleeper.agent.state_dir / "machines" / sleeper.vm_id / "memory.saved"
+    await machine.run(WriteFiles(vm_id=machine.vm_id, files=[file]))
+    await machine.hibernate()
+    saved = machine.agent.state_dir / "machines" / machine.vm_id / "memory.saved"
     with saved.open("r+b") as memory:
         memory.truncate(saved.stat().st_size // 2)
-    awake = await sleeper.resume()
-    assert awake.wake is not None
-    assert awake.wake.how == "booted"
-    assert "damaged" in awake.wake.reason
-    await sleeper.assert_is(RUNNING)
-    assert await sleeper.said("cat", "/root/note") == "on the disk"
-    assert await sleeper.said("sh", "-c", f"cat {THOUGHT} || true") == ""
+    resumed = await machine.resume()
+    assert resumed.wake is not None
+    assert resumed.wake.how == "booted"
+    assert "damaged" in resumed.wake.reason
+    await machine.assert_is(RUNNING)
+    assert await machine.output_of("cat", "/root/note") == "on the disk"
+    assert await machine.output_of("sh", "-c", f"cat {THOUGHT} || true") == ""

@@ -1,6 +1,6 @@
-"""The host agent with real machines: made, used, orphaned, adopted, killed, and nothing left.
+"""Test the host agent with real machines: creation, adoption, crashes, cleanup.
 
-Each agent has a folder and a network namespace of its own; the golden images are the shared ones.
+Each agent has its own folder and network namespace; the golden images are shared.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ async def run(host: Host, operation: object, operation_id: str | None = None) ->
     return await host.run(named, operation, BOOT_LIMIT_S)  # type: ignore[arg-type]
 
 
-async def said(host: Host, vm_id: str, *argv: str) -> str:
+async def output_of(host: Host, vm_id: str, *argv: str) -> str:
     output = await host.run_program(vm_id, argv, timeout_s=60)
     assert output.exit_code == 0, output.stderr
     return output.stdout.decode().strip()
@@ -113,9 +113,9 @@ async def assert_nothing_left(agent: AgentProcess, host: Host) -> None:
 
 
 async def test_machine_outlives_agent_and_stays_usable(resumed: Resumed) -> None:
-    agent, host, vm_id, made = resumed.agent, resumed.host, resumed.vm_id, resumed.view
-    assert agent.vmm_pids() == [made.pid]
-    assert await said(host, vm_id, "id", "-u") == "0"
+    agent, host, vm_id, created = resumed.agent, resumed.host, resumed.vm_id, resumed.view
+    assert agent.vmm_pids() == [created.pid]
+    assert await output_of(host, vm_id, "id", "-u") == "0"
     file = WireFile.of(GuestFile("/root/.codex/auth.json", b"{}", mode=0o600))
     await run(host, WriteFiles(vm_id=vm_id, files=[file]))
     assert await host.read_file(vm_id, file.path) == b"{}"
@@ -128,25 +128,25 @@ async def test_machine_outlives_agent_and_stays_usable(resumed: Resumed) -> None
         await agent.kill()
 
     await agent.start()
-    assert await host.machine(vm_id) == made
-    assert await said(host, vm_id, "cat", file.path) == "{}"
+    assert await host.machine(vm_id) == created
+    assert await output_of(host, vm_id, "cat", file.path) == "{}"
     assert await _is_gone(host, vm_id, "python3")
 
     assert await agent.end() == 0
-    assert agent.vmm_pids() == [made.pid]
+    assert agent.vmm_pids() == [created.pid]
     await agent.start()
-    assert await said(host, vm_id, "hostname") == vm_id[:11]
+    assert await output_of(host, vm_id, "hostname") == vm_id[:11]
     await run(host, DestroyMachine(vm_id=vm_id))
     await assert_nothing_left(agent, host)
 
 
 async def test_killed_vmm_is_noticed_and_restarted(resumed: Resumed) -> None:
-    agent, host, vm_id, made = resumed.agent, resumed.host, resumed.vm_id, resumed.view
-    assert made.pid is not None
-    await run(host, WriteFiles(vm_id=vm_id, files=[WireFile.of(GuestFile("/root/a", b"kept"))]))
+    agent, host, vm_id, created = resumed.agent, resumed.host, resumed.vm_id, resumed.view
+    assert created.pid is not None
+    await run(host, WriteFiles(vm_id=vm_id, files=[WireFile.of(GuestFile("/root/a", b"one"))]))
     async with host.exec(vm_id, ExecRequest(argv=["sleep", "1000"])) as process:
         await process.write(b"x")
-        os.kill(made.pid, signal.SIGKILL)
+        os.kill(created.pid, signal.SIGKILL)
         with pytest.raises(PolydevError):
             await asyncio.wait_for(process.wait(), 60)
 
@@ -155,23 +155,23 @@ async def test_killed_vmm_is_noticed_and_restarted(resumed: Resumed) -> None:
     assert "signal 9" in failed.error.message
     seen = await host.inventory()
     assert seen.processes == {}
-    assert seen.addresses == {vm_id: made.ip_address}
+    assert seen.addresses == {vm_id: created.ip_address}
     assert seen.sockets == [str(agent.socket)]
     with pytest.raises(MachineBusy):
-        await said(host, vm_id, "true")
+        await output_of(host, vm_id, "true")
     finding = (await wrong(host))["machines"]
     assert finding.vm_id == vm_id
     assert f"The VMM of {vm_id} ended with signal 9" in finding.message
     assert f"polydev machine start {vm_id}" in finding.hint
     assert "console.log" in finding.hint
 
-    assert await host.read_file(vm_id, "/root/a") == b"kept"
-    await run(host, WriteFiles(vm_id=vm_id, files=[WireFile.of(GuestFile("/root/b", b"off"))]))
+    assert await host.read_file(vm_id, "/root/a") == b"one"
+    await run(host, WriteFiles(vm_id=vm_id, files=[WireFile.of(GuestFile("/root/b", b"two"))]))
     started = await run(host, StartMachine(vm_id=vm_id, ready_timeout_s=BOOT_LIMIT_S))
     assert started is not None
-    assert (started.state, started.ip_address) == (MachineState.RUNNING, made.ip_address)
-    assert await wrong(host) == {}, "what doctor says to do does mend it"
-    assert await said(host, vm_id, "cat", "/root/a", "/root/b") == "keptoff"
+    assert (started.state, started.ip_address) == (MachineState.RUNNING, created.ip_address)
+    assert await wrong(host) == {}, "the hint of `doctor` repairs it"
+    assert await output_of(host, vm_id, "cat", "/root/a", "/root/b") == "onetwo"
 
     await agent.kill()
     assert started.pid is not None
@@ -197,9 +197,9 @@ async def test_agent_killed_during_creation_leaves_no_machine_and_retry_succeeds
     await agent.start()
     await assert_nothing_left(agent, host)
 
-    made = await run(host, cli_machine(vm_id), "one")
-    assert made is not None
-    assert await said(host, vm_id, "cat", "/proc/sys/kernel/hostname") == vm_id[:11]
+    created = await run(host, cli_machine(vm_id), "one")
+    assert created is not None
+    assert await output_of(host, vm_id, "cat", "/proc/sys/kernel/hostname") == vm_id[:11]
     stopped = await run(host, StopMachine(vm_id=vm_id))
     assert stopped is not None
     assert (stopped.state, stopped.pid, stopped.error) == (MachineState.STOPPED, None, None)
@@ -213,10 +213,10 @@ async def test_machine_not_ready_in_time_leaves_only_logs(agent: AgentProcess, h
     with pytest.raises(MachineNotReady) as raised:
         await run(host, cli_machine(vm_id, ready_timeout_s=1))
     assert vm_id in raised.value.message
-    kept = Path(raised.value.message.rpartition(" ")[2])
-    assert kept.is_file()
-    assert kept.is_relative_to(agent.state_dir / "logs")
-    assert (await host.console(vm_id)).strip() in kept.read_text()
+    log_path = Path(raised.value.message.rpartition(" ")[2])
+    assert log_path.is_file()
+    assert log_path.is_relative_to(agent.state_dir / "logs")
+    assert (await host.console(vm_id)).strip() in log_path.read_text()
     await assert_nothing_left(agent, host)
 
 
@@ -235,7 +235,7 @@ async def test_destroy_does_not_wait_for_boot(agent: AgentProcess, host: Host) -
     creating = asyncio.create_task(run(host, cli_machine(vm_id)))
     await until_vmm_runs(agent)
     await run(host, DestroyMachine(vm_id=vm_id))
-    with pytest.raises(MachineBusy):  # it was cut: one that had booted would have been made
+    with pytest.raises(MachineBusy):  # cancelled before it booted
         await creating
     await assert_nothing_left(agent, host)
 
@@ -248,7 +248,7 @@ async def test_endless_guest_output_uses_no_agent_memory(resumed: Resumed) -> No
         assert (await anext(chunks))[0] == STDOUT
         await asyncio.sleep(5)
         assert _resident_kib(agent.pid) - before_kib < 32 * 1024
-        assert await said(host, vm_id, "echo", "still here") == "still here"
+        assert await output_of(host, vm_id, "echo", "still here") == "still here"
     assert await _is_gone(host, vm_id, "yes")
     with pytest.raises(ChannelLost):
         async with host.tcp(vm_id, 9):
@@ -272,7 +272,7 @@ async def test_full_disk_fails_creation_and_leaves_nothing() -> None:
 
 
 async def _first_answer(client: object) -> str:
-    """Until the program listens, the port refuses: nothing tells when it does."""
+    """Retry until the program listens: no event reports the open port."""
     async with asyncio.timeout(60):
         while True:
             try:
@@ -282,10 +282,12 @@ async def _first_answer(client: object) -> str:
 
 
 async def _is_gone(host: Host, vm_id: str, name: str) -> bool:
-    """True once no program of that name runs in the machine."""
+    """Wait until no program of that name runs in the machine."""
     async with asyncio.timeout(30):
         while True:
-            names = await said(host, vm_id, "sh", "-c", "cat /proc/[0-9]*/comm 2>/dev/null; true")
+            names = await output_of(
+                host, vm_id, "sh", "-c", "cat /proc/[0-9]*/comm 2>/dev/null; true"
+            )
             if name not in names.split():
                 return True
             await asyncio.sleep(0.2)

@@ -1,4 +1,4 @@
-"""`polydev host setup` for real: its own users, folders and units, under a systemd that runs."""
+"""Test `polydev host setup` under a running systemd."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ CHECKOUT = Path(__file__).parents[2]
 IN_CHECKOUT = CHECKOUT / "bin" / "polydev"
 INSTALLED = "/usr/local/bin/polydev"
 AGENTS_CAPABILITIES = (0, 1, 3, 5, 6, 7, 8, 12, 18, 19, 21, 24, 27)
-"""capabilities(7), by the numbers of <linux/capability.h>: chown, dac_override, fowner, kill,
-setgid, setuid, setpcap, net_admin, sys_chroot, sys_ptrace, sys_admin, sys_resource, mknod."""
+"""Numbers of <linux/capability.h>, see capabilities(7): chown, dac_override, fowner, kill, setgid,
+setuid, setpcap, net_admin, sys_chroot, sys_ptrace, sys_admin, sys_resource, mknod."""
 
 UNITS = ("polydev-machines", "polydev-hostd", "polydev-controller")
 
@@ -28,14 +28,14 @@ def world(tmp_path: Path) -> Iterator[SystemdWorld]:
         yield it
 
 
-def answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+def json_output(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     assert done.stdout, done.stderr
-    told: dict[str, Any] = json.loads(done.stdout)
-    return told
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
 
 
-def seen(world: SystemdWorld) -> dict[str, tuple[object, ...]]:
-    """The files that a set-up might leave something in."""
+def host_files(world: SystemdWorld) -> dict[str, tuple[object, ...]]:
+    """Return the files that host setup may change."""
     found = {}
     for folder in ("etc", "usr/local/bin", "usr/local/lib"):
         files = tree(world.root / folder)
@@ -47,14 +47,14 @@ def seen(world: SystemdWorld) -> dict[str, tuple[object, ...]]:
 
 
 def status_of(world: SystemdWorld, unit: str) -> dict[str, str]:
-    """What the kernel says of a unit's main process."""
+    """Return the proc status of a unit's main process."""
     pid = world.shown(unit, "MainPID")["MainPID"]
     lines = (world.root / "proc" / pid / "status").read_text().splitlines()
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
-def may_do_what_was_decided(world: SystemdWorld) -> None:
-    """Decision 0045, asked of the kernel."""
+def assert_least_privilege(world: SystemdWorld) -> None:
+    """Check the privileges of decision 0045 in proc."""
     controller, agent = status_of(world, UNITS[2]), status_of(world, UNITS[1])
     assert controller["Uid"].split()[0] != "0"
     assert int(controller["CapBnd"], 16) == 0
@@ -66,39 +66,39 @@ def may_do_what_was_decided(world: SystemdWorld) -> None:
 
 
 def test_host_setup_runs_and_is_reverted(world: SystemdWorld) -> None:
-    before = seen(world)
+    before = host_files(world)
     done = world.run(IN_CHECKOUT, "host", "setup", "--json", POLYDEV_DRIVER="simulated")
-    assert (done.returncode, answer(done)["ok"]) == (0, True), done
-    assert states(answer(done))["services"] == "changed"
+    assert (done.returncode, json_output(done)["ok"]) == (0, True), done
+    assert states(json_output(done))["services"] == "changed"
     for unit in UNITS:
         assert world.shown(unit, "ActiveState", "NRestarts") == {
             "ActiveState": "active",
             "NRestarts": "0",
         }, world.run("journalctl", "--no-pager", "-u", unit).stdout
 
-    may_do_what_was_decided(world)
+    assert_least_privilege(world)
 
-    # It is well, and the command that was installed says so.
+    # The installed command reports a healthy host.
     done = world.run(INSTALLED, "host", "setup", "--check", "--json")
-    assert (done.returncode, answer(done)["ok"]) == (0, True), done
-    found = answer(world.run(INSTALLED, "doctor", "--json"))["checks"]
+    assert (done.returncode, json_output(done)["ok"]) == (0, True), done
+    found = json_output(world.run(INSTALLED, "doctor", "--json"))["checks"]
     assert [it for it in found if it["ok"] is False] == []
     assert "systemd runs" in next(it["message"] for it in found if it["name"] == "polydev")
 
-    # The VM network's namespace is the same for the next agent.
+    # The next agent reuses the network namespace.
     namespace = world.root / "run/netns/polydev"
     is_held = namespace.stat().st_ino
     assert world.run("systemctl", "restart", UNITS[1]).returncode == 0
     assert namespace.stat().st_ino == is_held
 
-    # What a unit was started with and is not any more is noticed.
+    # A unit that runs with outdated settings is reported.
     assert world.run("systemctl", "stop", UNITS[2]).returncode == 0
     done = world.run(INSTALLED, "host", "setup", "--check", "--json")
-    assert (done.returncode, states(answer(done))["services"]) == (1, "missing")
+    assert (done.returncode, states(json_output(done))["services"]) == (1, "missing")
 
     done = world.run(INSTALLED, "host", "setup", "--uninstall", "--purge", "--yes", "--json")
-    assert (done.returncode, answer(done)["kept"]) == (0, []), done
-    assert seen(world) == before
+    assert (done.returncode, json_output(done)["kept"]) == (0, []), done
+    assert host_files(world) == before
     assert not (world.root / "var/lib/polydev").exists()
     assert not (world.root / "run/netns/polydev").exists()
     assert world.run("systemctl", "list-units", "--all", "--no-legend", "polydev*").stdout == ""
@@ -110,6 +110,6 @@ def test_controller_start_failure_is_quoted(world: SystemdWorld) -> None:
     (world.root / "etc/polydev").mkdir()
     (world.root / "etc/polydev/controller.env").write_text("POLYDEV_AUDIT_DAYS=many\n")
     done = world.run(IN_CHECKOUT, "host", "setup", "--json", **settings)
-    told = next(it for it in answer(done)["items"] if it["name"] == "services")
-    assert (done.returncode, told["state"]) == (1, "missing")
-    assert "POLYDEV_AUDIT_DAYS ('many') is invalid" in told["message"]
+    services = next(it for it in json_output(done)["items"] if it["name"] == "services")
+    assert (done.returncode, services["state"]) == (1, "missing")
+    assert "POLYDEV_AUDIT_DAYS ('many') is invalid" in services["message"]

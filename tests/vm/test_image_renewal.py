@@ -1,4 +1,4 @@
-"""A golden image is renewed under a machine: its next start is on the new one, its files stay."""
+"""Test a renewed golden image under an existing machine."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BOOT_LIMIT_S = 240
 
 
 def copied_store(root: Path) -> tuple[ImageStore, GoldenImage]:
-    """A store of the test's own, with the images of today, and the CLI image in it."""
+    """Link the current images into a new store; return it with its CLI image."""
     shared = ImageStore(Path(IMAGES))
     for kind in ("kernel", "cli"):
         shutil.copytree(
@@ -43,8 +43,8 @@ def copied_store(root: Path) -> tuple[ImageStore, GoldenImage]:
     return store, store.require("cli")
 
 
-def renewed(store: ImageStore, old: GoldenImage, changes: dict[str, str]) -> GoldenImage:
-    """A later image of the same recipe in which some files are other ones."""
+def renew_image(store: ImageStore, old: GoldenImage, changes: dict[str, str]) -> GoldenImage:
+    """Add a newer image with changed files to the store."""
     folder = store.root / "cli-0123456789abcdef"
     folder.mkdir()
     root_image = folder / "root.img"
@@ -71,7 +71,7 @@ async def run(host: Host, operation: Operation) -> MachineView:
     return view
 
 
-async def said(host: Host, vm_id: str, script: str) -> str:
+async def output_of(host: Host, vm_id: str, script: str) -> str:
     output = await host.run_program(vm_id, ["sh", "-ec", script], timeout_s=60)
     assert output.exit_code == 0, output.stderr
     return output.stdout.decode()
@@ -82,14 +82,14 @@ async def test_next_start_uses_new_image_and_retains_user_files(
 ) -> None:
     store, old = copied_store(tmp_path / "images")
     changes = {"/etc/added": "new\n", "/etc/issue": "new\n", "/etc/debian_version": "new\n"}
-    new = renewed(store, old, changes)
+    new = renew_image(store, old, changes)
     assert store.require("cli") == new
     store.use(old)  # as `polydev image rollback` does
     async with agent_world(POLYDEV_DRIVER="auto", POLYDEV_IMAGES_DIR=str(store.root)) as agent:
         await agent.start()
         async with agent.host() as host:
             vm_id = new_vm_id()
-            made = await run(
+            created = await run(
                 host,
                 CreateMachine(
                     vm_id=vm_id,
@@ -100,18 +100,22 @@ async def test_next_start_uses_new_image_and_retains_user_files(
                     ready_timeout_s=BOOT_LIMIT_S,
                 ),
             )
-            assert made.image == old.name, "it was rolled back"
+            assert created.image == old.name, "it was rolled back"
             writing = "echo mine > /root/mine; echo mine >> /etc/issue; rm /etc/issue.net"
-            assert "new" not in await said(host, vm_id, f"{writing}; cat /etc/issue")
+            assert "new" not in await output_of(host, vm_id, f"{writing}; cat /etc/issue")
             store.use_newest("cli")
-            assert (await host.machine(vm_id)).image == old.name, "it runs on what it started on"
+            assert (await host.machine(vm_id)).image == old.name, (
+                "a running machine keeps its image"
+            )
             await run(host, StopMachine(vm_id=vm_id))
 
             started = await run(host, StartMachine(vm_id=vm_id, ready_timeout_s=BOOT_LIMIT_S))
             assert started.image == new.name
-            kept = "cat /root/mine; test ! -e /etc/issue.net"
-            assert await said(host, vm_id, kept) == "mine\n"
-            assert await said(host, vm_id, "cat /etc/added /etc/debian_version") == "new\nnew\n"
-            issue = await said(host, vm_id, "cat /etc/issue")
+            script = "cat /root/mine; test ! -e /etc/issue.net"
+            assert await output_of(host, vm_id, script) == "mine\n"
+            assert (
+                await output_of(host, vm_id, "cat /etc/added /etc/debian_version") == "new\nnew\n"
+            )
+            issue = await output_of(host, vm_id, "cat /etc/issue")
             assert issue.endswith("mine\n")
-            assert "new" not in issue, "what the person changed is the person's"
+            assert "new" not in issue, "the user's changes win"

@@ -1,7 +1,6 @@
-"""Memory of a real machine: what its guest frees, and what the kernel does to one without bounds.
+"""Test memory of a real machine: freed guest memory and cgroup limits.
 
-The guest is also where control groups of version 2 are sure to be had: there they end and bound
-real processes, whatever host the tests run on.
+The cgroup limits are tested inside the guest, where control groups of version 2 always exist.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ pytestmark = pytest.mark.vm
 
 MEMORY_MIB = 512
 USED_MIB = 150
-GIVEN_BACK_LIMIT_S = 60
+RETURN_LIMIT_S = 60
 SOURCES = (
     "__init__.py",
     "hostagent/__init__.py",
@@ -39,32 +38,32 @@ def run(vm_id, work, memory_mib=200, pids=16):
         [sys.executable, "-c", "input()\\n" + work],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     )
-    made.add(vm_id, program.pid, CgroupLimits(memory_mib << 20, pids, 100))
-    said, _ = program.communicate(b"\\n")
-    return program.returncode, said.decode().strip()
+    cgroups.add(vm_id, program.pid, CgroupLimits(memory_mib << 20, pids, 100))
+    output, _ = program.communicate(b"\\n")
+    return program.returncode, output.decode().strip()
 
-made = Cgroups.create("test")
-assert made.root == Path("/sys/fs/cgroup/test"), made.reason
-assert Cgroups.inspect("test").root == made.root
-eat = "kept = [b'1' * (1 << 20) for _ in range(100)]; print('ate')"
+cgroups = Cgroups.create("test")
+assert cgroups.root == Path("/sys/fs/cgroup/test"), cgroups.reason
+assert Cgroups.inspect("test").root == cgroups.root
+eat = "data = [b'1' * (1 << 20) for _ in range(100)]; print('ate')"
 assert run("vm-hungry", eat, memory_mib=32)[0] == -9
-events = (made.root / "vm-hungry/memory.events").read_text()
+events = (cgroups.root / "vm-hungry/memory.events").read_text()
 assert "\\noom_kill 0\\n" not in events, events
-for swap in made.root.glob("vm-hungry/memory.swap.max"):  # where the kernel knows of swap
+for swap in cgroups.root.glob("vm-hungry/memory.swap.max"):  # only if the kernel supports swap
     assert swap.read_text() == "0\\n"
 assert run("vm-modest", eat) == (0, "ate")
 fork = "import os; [os.fork() or os._exit(0) for _ in range(50)]"
 assert run("vm-forks", fork, pids=8)[0] == 1
 assert run("vm-forks", fork, pids=80)[0] == 0
-made.release("vm-modest")
-made.release("vm-never-was")
-assert sorted(it.name for it in made.root.glob("vm-*")) == ["vm-forks", "vm-hungry"]
+cgroups.release("vm-modest")
+cgroups.release("vm-never-was")
+assert sorted(it.name for it in cgroups.root.glob("vm-*")) == ["vm-forks", "vm-hungry"]
 
 left = subprocess.Popen(["sleep", "100"])
-made.add("vm-runs", left.pid, CgroupLimits(32 << 20, 16, 200))
-assert (made.root / "vm-runs/cpu.weight").read_text() == "200\\n"
-again = Cgroups.create("test")  # another agent, after the first was killed
-assert [it.name for it in made.root.glob("vm-*")] == ["vm-runs"]
+cgroups.add("vm-runs", left.pid, CgroupLimits(32 << 20, 16, 200))
+assert (cgroups.root / "vm-runs/cpu.weight").read_text() == "200\\n"
+again = Cgroups.create("test")  # the agent after one that was killed
+assert [it.name for it in cgroups.root.glob("vm-*")] == ["vm-runs"]
 left.kill(); left.wait()
 again.remove()
 assert not Path("/sys/fs/cgroup/test").exists()
@@ -72,14 +71,14 @@ print("well")
 """
 
 
-async def said(host: Host, vm_id: str, *argv: str) -> str:
+async def output_of(host: Host, vm_id: str, *argv: str) -> str:
     output = await host.run_program(vm_id, argv, timeout_s=120)
     assert output.exit_code == 0, output.stderr
     return output.stdout.decode().strip()
 
 
 def guest_memory_mib(pid: int) -> int:
-    """What a guest's memory takes of the host's: that of the one mapping of its size."""
+    """Return the resident MiB of guest memory: the mapping of its size."""
     size_kib, found = 0, []
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
         name, _, value = line.partition(":")
@@ -97,14 +96,14 @@ async def test_guest_returns_freed_memory_and_excess_is_killed(
     async with resumed_machine(saved_machine) as it:
         assert it.view.memory_mib == MEMORY_MIB
         assert it.view.pid is not None
-        await _gives_back(it.host, it.vm_id, it.view.pid)
-        await _is_bounded(it.host, it.vm_id)
+        await _check_freed_memory(it.host, it.vm_id, it.view.pid)
+        await _check_limits(it.host, it.vm_id)
 
 
-async def _gives_back(host: Host, vm_id: str, pid: int) -> None:
+async def _check_freed_memory(host: Host, vm_id: str, pid: int) -> None:
     before_mib = guest_memory_mib(pid)
     use = f"x = b'1' * ({USED_MIB} << 20); print('used', flush=True); input()"
-    async with asyncio.timeout(GIVEN_BACK_LIMIT_S):
+    async with asyncio.timeout(RETURN_LIMIT_S):
         async with host.exec(vm_id, ExecRequest(argv=["python3", "-c", use])) as program:
             assert await anext(program.stdout()) == b"used\n"
             assert guest_memory_mib(pid) > before_mib + USED_MIB * 2 // 3, "it was not used"
@@ -114,12 +113,12 @@ async def _gives_back(host: Host, vm_id: str, pid: int) -> None:
             await asyncio.sleep(0.2)
 
 
-async def _is_bounded(host: Host, vm_id: str) -> None:
+async def _check_limits(host: Host, vm_id: str) -> None:
     package = Path(polydev.__file__).parent
     files = [
         WireFile.of(GuestFile(f"/root/sources/polydev/{name}", (package / name).read_bytes()))
         for name in SOURCES
     ]
     await host.run(f"test-{uuid.uuid4()}", WriteFiles(vm_id=vm_id, files=files), 60)
-    words = ("env", "PYTHONPATH=/root/sources", "python3", "-c", _CGROUPS)
-    assert (await said(host, vm_id, *words)).endswith("well")
+    argv = ("env", "PYTHONPATH=/root/sources", "python3", "-c", _CGROUPS)
+    assert (await output_of(host, vm_id, *argv)).endswith("well")

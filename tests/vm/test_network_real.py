@@ -1,4 +1,4 @@
-"""The VM network, tried from inside two real machines by their root."""
+"""Test the VM network from inside two real machines, as root."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ LISTEN_EVERYWHERE = (
 
 
 class Greeter:
-    """Says who knocks, at a port of every address of a namespace."""
+    """Server on every address of a namespace that answers with the caller's address."""
 
     def __init__(self, here: Surroundings, name: str) -> None:
         self._listener = here.listen_tcp(name, ANY, PORT)
@@ -67,22 +67,22 @@ class Greeter:
 
 
 @dataclass(frozen=True)
-class Two:
+class MachinePair:
     here: Surroundings
     one: RealMachine
     other: RealMachine
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", name="two")
-async def _two(saved_machine: SavedMachine) -> AsyncIterator[Two]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module", name="pair")
+async def _pair(saved_machine: SavedMachine) -> AsyncIterator[MachinePair]:
     with surroundings() as here:
         async with fleet(saved_machine, netns=here.vm, uplink_netns=here.outer) as machines:
             one = await machines.resume(saved_machine.vm_id)
-            yield Two(here, one, await machines.start())
+            yield MachinePair(here, one, await machines.start())
 
 
-async def fetched(machine: RealMachine, address: str, limit_s: int = FETCH_LIMIT_S) -> str:
-    """What a TCP server says to the machine; nothing if it cannot be reached."""
+async def fetch(machine: RealMachine, address: str, limit_s: int = FETCH_LIMIT_S) -> str:
+    """Return a TCP server's greeting to the machine, or "" if unreachable."""
     script = f"exec 3<>/dev/tcp/{address}/{PORT} && cat <&3"
     outcome = await machine.channel.run(
         ["timeout", str(limit_s), "bash", "-c", script], timeout_s=60
@@ -95,20 +95,22 @@ async def as_root(machine: RealMachine, script: str) -> None:
     assert outcome.exit_code == 0, outcome.stderr
 
 
-async def test_both_machines_reach_the_outside_through_nat(two: Two) -> None:
-    with closing(Greeter(two.here, two.here.world)):
-        for machine in (two.one, two.other):
-            assert await fetched(machine, WORLD) == f"hello {HOST}"
+async def test_both_machines_reach_the_outside_through_nat(pair: MachinePair) -> None:
+    with closing(Greeter(pair.here, pair.here.world)):
+        for machine in (pair.one, pair.other):
+            assert await fetch(machine, WORLD) == f"hello {HOST}"
 
 
-async def test_neither_machine_reaches_the_other_the_host_or_private_networks(two: Two) -> None:
-    names = (two.here.vm, two.here.outer, two.here.world)
-    greeters = [Greeter(two.here, name) for name in names]
+async def test_neither_machine_reaches_the_other_the_host_or_private_networks(
+    pair: MachinePair,
+) -> None:
+    names = (pair.here.vm, pair.here.outer, pair.here.world)
+    greeters = [Greeter(pair.here, name) for name in names]
     listening = ["perl", "-e", LISTEN_EVERYWHERE.replace("9000", str(PORT))]
-    async with await two.other.channel.exec(ExecRequest(argv=listening)) as server:
+    async with await pair.other.channel.exec(ExecRequest(argv=listening)) as server:
         assert await server.read()
-        targets = (two.other.place.address, GATEWAY, HOST, *PRIVATE)
-        fetching = (fetched(two.one, address, NOT_FETCHED_S) for address in targets)
+        targets = (pair.other.place.address, GATEWAY, HOST, *PRIVATE)
+        fetching = (fetch(pair.one, address, NOT_FETCHED_S) for address in targets)
         answers = await asyncio.gather(*fetching)
     for greeter in greeters:
         greeter.close()
@@ -116,53 +118,53 @@ async def test_neither_machine_reaches_the_other_the_host_or_private_networks(tw
     assert [greeter.callers for greeter in greeters] == [[], [], []]
 
 
-async def test_root_in_machine_cannot_take_another_address_or_mac(two: Two) -> None:
-    lan = f"$(basename $(dirname $(grep -l {two.one.place.mac} /sys/class/net/*/address)))"
+async def test_root_in_machine_cannot_take_another_address_or_mac(pair: MachinePair) -> None:
+    lan = f"$(basename $(dirname $(grep -l {pair.one.place.mac} /sys/class/net/*/address)))"
     route = f"ip route replace default via {GATEWAY} dev $lan"
-    with closing(Greeter(two.here, two.here.world)):
-        assert await fetched(two.one, WORLD)
-        stolen = f"lan={lan}; ip addr add {two.other.place.address}/24 dev $lan;"
-        await as_root(two.one, f"{stolen} {route} src {two.other.place.address}")
-        assert await fetched(two.one, WORLD, NOT_FETCHED_S) == ""
-        given_back = f"lan={lan}; ip addr del {two.other.place.address}/24 dev $lan; {route}"
-        await as_root(two.one, given_back)
-        assert await fetched(two.one, WORLD)
+    with closing(Greeter(pair.here, pair.here.world)):
+        assert await fetch(pair.one, WORLD)
+        stolen = f"lan={lan}; ip addr add {pair.other.place.address}/24 dev $lan;"
+        await as_root(pair.one, f"{stolen} {route} src {pair.other.place.address}")
+        assert await fetch(pair.one, WORLD, NOT_FETCHED_S) == ""
+        given_back = f"lan={lan}; ip addr del {pair.other.place.address}/24 dev $lan; {route}"
+        await as_root(pair.one, given_back)
+        assert await fetch(pair.one, WORLD)
 
         def with_mac(mac: str) -> str:
             return f"ip link set $lan down; ip link set $lan address {mac}; ip link set $lan up;"
 
         there_and_back = (
-            f"lan={lan}; {with_mac(two.other.place.mac)} {route};"
+            f"lan={lan}; {with_mac(pair.other.place.mac)} {route};"
             f"timeout {NOT_FETCHED_S} bash -c 'cat </dev/tcp/{WORLD}/{PORT}' >/tmp/got || true;"
-            f"{with_mac(two.one.place.mac)} {route}; [ ! -s /tmp/got ]"
+            f"{with_mac(pair.one.place.mac)} {route}; [ ! -s /tmp/got ]"
         )
-        await as_root(two.one, there_and_back)
-        assert await fetched(two.one, WORLD)
-        assert await fetched(two.other, WORLD)
+        await as_root(pair.one, there_and_back)
+        assert await fetch(pair.one, WORLD)
+        assert await fetch(pair.other, WORLD)
 
 
-async def test_nothing_is_open_on_the_vm_network(two: Two) -> None:
-    """Scanned from the bridge itself, with the rules away that would forbid the scan."""
-    run_inside(two.here.vm, "nft", "delete", "table", "inet", "polydev")
-    address = two.one.place.address
-    ip(two.here.vm, "route", "add", "10.0.2.15/32", "via", address)
+async def test_nothing_is_open_on_the_vm_network(pair: MachinePair) -> None:
+    """Scan from the bridge, without the rules that would forbid it."""
+    run_inside(pair.here.vm, "nft", "delete", "table", "inet", "polydev")
+    address = pair.one.place.address
+    ip(pair.here.vm, "route", "add", "10.0.2.15/32", "via", address)
     listening = ["perl", "-e", LISTEN_EVERYWHERE]
-    async with await two.one.channel.exec(ExecRequest(argv=listening)) as server:
+    async with await pair.one.channel.exec(ExecRequest(argv=listening)) as server:
         assert await server.read()
-        assert await asyncio.to_thread(open_ports, two.here.vm, address, [9000]) == [9000]
-    found = await asyncio.to_thread(open_ports, two.here.vm, address, range(1, 65536))
+        assert await asyncio.to_thread(open_ports, pair.here.vm, address, [9000]) == [9000]
+    found = await asyncio.to_thread(open_ports, pair.here.vm, address, range(1, 65536))
     assert found == []
-    channels_own = ("10.0.2.15", [22], NOT_FETCHED_S)
-    assert await asyncio.to_thread(open_ports, two.here.vm, *channels_own) == []
-    assert (await two.one.channel.run(["true"])).exit_code == 0
+    channel_port = ("10.0.2.15", [22], NOT_FETCHED_S)
+    assert await asyncio.to_thread(open_ports, pair.here.vm, *channel_port) == []
+    assert (await pair.one.channel.run(["true"])).exit_code == 0
 
 
 def open_ports(
     netns: str, address: str, ports: Iterable[int], limit_s: float = FETCH_LIMIT_S
 ) -> list[int]:
-    """The TCP ports that accept, tried from inside a namespace, some hundred at once.
+    """Scan TCP ports from inside a namespace, 200 at a time; return the open ones.
 
-    `limit_s` is how long one has to answer: closed ones do, too, unless packets are dropped.
+    A port that does not answer within `limit_s` counts as closed.
     """
 
     def scan() -> list[int]:

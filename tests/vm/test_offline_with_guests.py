@@ -1,4 +1,4 @@
-"""Writing into machines' disks before, while and after real guests use them."""
+"""Test writes to machines' disks before, during and after guest use."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ poweroff -f
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[QemuWorld]:
-    async with qemu_world(tmp_path) as made:
-        yield made
+    async with qemu_world(tmp_path) as it:
+        yield it
 
 
-async def started(world: QemuWorld, spec: LaunchSpec, marker: str) -> RunningVmm:
-    """A machine that has come as far as printing `marker`."""
+async def launch(world: QemuWorld, spec: LaunchSpec, marker: str) -> RunningVmm:
+    """Launch a machine and wait until it prints `marker`."""
     vmm = await world.driver.launch(dataclasses.replace(spec, ready_marker=marker))
     async with asyncio.timeout(LIMIT_S):
         await vmm.wait_ready()
     return vmm
 
 
-async def ran(world: QemuWorld, spec: LaunchSpec) -> str:
-    """What a machine printed until it ended by itself."""
+async def run_to_end(world: QemuWorld, spec: LaunchSpec) -> str:
+    """Run a machine to its end; return its output."""
     vmm = await world.driver.launch(dataclasses.replace(spec, ready_marker="the end"))
     async with asyncio.timeout(LIMIT_S):
         await vmm.wait_ready()
@@ -61,7 +61,7 @@ async def ran(world: QemuWorld, spec: LaunchSpec) -> str:
 
 async def test_disk_is_refused_while_machine_runs_and_accepted_afterwards(world: QemuWorld) -> None:
     spec = await world.spec("echo up; while true; do sleep 1; done")
-    vmm = await started(world, spec, "up")
+    vmm = await launch(world, spec, "up")
     before = spec.disk.stat().st_mtime_ns
     for call in (
         write_offline(spec.disk, [GuestFile(AUTH, TOKEN)]),
@@ -86,7 +86,7 @@ async def test_machine_does_not_start_during_disk_write(world: QemuWorld) -> Non
     assert not writing.done(), "it was too quick to be tried"
     await writing
     images.assert_clean(spec.disk)
-    vmm = await started(world, spec, "up")
+    vmm = await launch(world, spec, "up")
     await vmm.kill()
 
 
@@ -109,7 +109,7 @@ async def test_journal_of_crashed_machine_is_replayed_before_write(
     """
     )
     spec = await world.spec(init)
-    vmm = await started(world, spec, "busy")
+    vmm = await launch(world, spec, "busy")
     os.kill(vmm.pid, signal.SIGKILL)
     await vmm.wait()
     assert "needs_recovery" in images.inspect(spec.disk, "show_super_stats -h")
@@ -148,20 +148,20 @@ async def test_guest_sees_written_files_and_not_those_it_removed(
     spec = await world.spec(OVERLAY + look + "rm -r /root/root/.claude\n" + END)
     spec = dataclasses.replace(spec, root_image=golden)
     await write_offline(spec.disk, [GuestFile(AUTH, TOKEN, mode=0o640, gid=7)], golden=golden)
-    said = await ran(world, spec)
-    assert "modes 700:0:0 755:0:0 640:0:7 \n" in said
-    assert f"token {TOKEN.decode()}\n" in said
-    assert "codex auth.json config.toml \n" in said
-    assert "claude golden \n" in said
-    assert "home .claude .codex .profile \n" in said
+    output = await run_to_end(world, spec)
+    assert "modes 700:0:0 755:0:0 640:0:7 \n" in output
+    assert f"token {TOKEN.decode()}\n" in output
+    assert "codex auth.json config.toml \n" in output
+    assert "claude golden \n" in output
+    assert "home .claude .codex .profile \n" in output
 
     files = [GuestFile("/root/.claude/.credentials.json", TOKEN)]
     await write_offline(spec.disk, files, golden=golden)
     await remove_offline(spec.disk, [AUTH])
     (spec.folder / "console.log").unlink()
-    said = await ran(world, spec)
-    assert "codex config.toml \n" in said
-    assert "claude .credentials.json \n" in said, "what the guest had removed came back"
+    output = await run_to_end(world, spec)
+    assert "codex config.toml \n" in output
+    assert "claude .credentials.json \n" in output, "a file that the guest removed came back"
     images.assert_clean(spec.disk)
 
 
@@ -172,6 +172,6 @@ async def test_unwritten_disk_stays_small(world: QemuWorld) -> None:
     tree.mkdir()
     golden = images.image_of(tree, lambda root: None)
     golden.chmod(0o644)
-    await ran(world, dataclasses.replace(spec, root_image=golden))
+    await run_to_end(world, dataclasses.replace(spec, root_image=golden))
     assert spec.disk.stat().st_blocks * 512 <= 4 << 20
     subprocess.run(["e2fsck", "-fn", spec.disk], check=True, capture_output=True)

@@ -1,4 +1,4 @@
-"""What the QEMU driver promises beyond the contract, with real machines."""
+"""Test the QEMU driver beyond the driver contract, with real machines."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ while true; do echo $line$line$line$line$line$line$line$line; done
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[QemuWorld]:
-    async with qemu_world(tmp_path) as made:
-        yield made
+    async with qemu_world(tmp_path) as it:
+        yield it
 
 
 async def test_vmm_is_unprivileged_in_vm_namespace(world: QemuWorld) -> None:
@@ -79,15 +79,15 @@ async def test_drives_and_nics_keep_their_order(world: QemuWorld) -> None:
     async with asyncio.timeout(READY_S):
         await vmm.wait_ready()
         assert (await vmm.wait()).status == 0
-    said = (spec.folder / "console.log").read_text()
+    console = (spec.folder / "console.log").read_text()
     for path, drive, read_only in (
         (spec.root_image, "vda", 1),
         (spec.disk, "vdb", 0),
         (spec.config_drive, "vdc", 1),
     ):
-        assert f"{drive}={path.stat().st_size // 512},{read_only}\n" in said
-    assert f"eth0={spec.mac}" in said
-    assert f"eth1={spec.channel_mac}" in said
+        assert f"{drive}={path.stat().st_size // 512},{read_only}\n" in console
+    assert f"eth0={spec.mac}" in console
+    assert f"eth1={spec.channel_mac}" in console
 
 
 async def test_endless_guest_output_fills_bounded_log(
@@ -114,7 +114,7 @@ async def test_endless_guest_output_fills_bounded_log(
 
 
 def size_of(path: Path) -> int:
-    """Of a file that may be renamed meanwhile."""
+    """Return a file's size, or 0 during its rotation."""
     try:
         return path.stat().st_size
     except FileNotFoundError:
@@ -135,7 +135,7 @@ async def test_marker_is_found_behind_flood(world: QemuWorld) -> None:
     vmm = await world.driver.launch(spec)
     async with asyncio.timeout(READY_S):
         await vmm.wait_ready()
-    await vmm.kill()  # then all that it said is written
+    await vmm.kill()  # flushes its output
     assert (spec.folder / "console.log").read_bytes().count(b"MARMARMA") == 3000
 
 
@@ -192,7 +192,7 @@ async def test_unreadable_file_is_named(world: QemuWorld) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         ({"memory_mib": 1 << 40}, "memory|ram"),
         ({"mac": "no mac"}, "mac"),
@@ -200,10 +200,10 @@ async def test_unreadable_file_is_named(world: QemuWorld) -> None:
     ],
 )
 async def test_qemu_refusal_is_quoted(
-    world: QemuWorld, change: dict[str, object], words: str
+    world: QemuWorld, change: dict[str, object], message: str
 ) -> None:
     spec = await small(world, STAY)
-    with pytest.raises(VmmFailed, match=f"(?i){words}") as caught:
+    with pytest.raises(VmmFailed, match=f"(?i){message}") as caught:
         await world.driver.launch(dataclasses.replace(spec, **change))  # type: ignore[arg-type]
     assert len(caught.value.message) < 1200
     assert left_in(spec.folder) == set()

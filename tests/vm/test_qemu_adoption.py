@@ -1,4 +1,4 @@
-"""QEMU machines outlive the agent that started them, and the next finds them and nothing else."""
+"""Test the adoption of QEMU machines by another agent."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ SLEEP = "import time; time.sleep(600)"
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[QemuWorld]:
-    async with qemu_world(tmp_path) as made:
-        yield made
+    async with qemu_world(tmp_path) as it:
+        yield it
 
 
 _OTHER_AGENT = """
@@ -43,7 +43,7 @@ asyncio.run(main())
 
 
 async def other_agent(world: QemuWorld, spec: LaunchSpec) -> asyncio.subprocess.Process:
-    """Another process that launches a machine and watches it."""
+    """Start another process that launches and watches a machine."""
     import pickle
 
     agent = await asyncio.create_subprocess_exec(
@@ -123,17 +123,17 @@ async def test_another_process_is_never_mistaken_for_the_vmm(world: QemuWorld, l
     await vmm.kill()
     bystander = subprocess.Popen([sys.executable, "-c", SLEEP, spec.vm_id])
     ticks = Path(f"/proc/{bystander.pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
-    told = {**identity, "pid": bystander.pid, "start_ticks": int(ticks)}
+    forged = {**identity, "pid": bystander.pid, "start_ticks": int(ticks)}
     if lie == "another process":
         bystander.kill()
         bystander.wait()
         bystander = subprocess.Popen([sys.executable, "-c", SLEEP])
-        told["pid"] = bystander.pid
+        forged["pid"] = bystander.pid
     elif lie == "another start":
-        told["start_ticks"] += 1
+        forged["start_ticks"] += 1
     elif lie == "another boot":
-        told["boot_id"] = "00000000-0000-4000-8000-000000000000"
-    text = "{" if lie == "nonsense" else json.dumps(told)
+        forged["boot_id"] = "00000000-0000-4000-8000-000000000000"
+    text = "{" if lie == "nonsense" else json.dumps(forged)
     (spec.folder / "vmm.json").write_text(text)
     try:
         assert await world.driver.adopt(spec) is None

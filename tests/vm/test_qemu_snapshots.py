@@ -1,6 +1,6 @@
-"""What the QEMU driver does when saving or restoring is cut, with a real guest that counts.
+"""Test interrupted saves and restores of the QEMU driver with a counting guest.
 
-One small guest goes through all of it: as long as it counts on from where it was, it lost nothing.
+One small guest goes through every case. It lost nothing if it continues from its last number.
 """
 
 from __future__ import annotations
@@ -29,40 +29,40 @@ n=0
 while true; do echo count $n.; n=$((n + 1)); usleep 100000; done
 """
 MIDDLE = 4_000_000
-"""Bytes after which saving and restoring are cut."""
+"""Bytes after which saves and restores are interrupted."""
 
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[QemuWorld]:
-    async with qemu_world(tmp_path) as made:
-        yield made
+    async with qemu_world(tmp_path) as it:
+        yield it
 
 
-def counted(spec: LaunchSpec) -> int:
-    """How far the guest has counted, as far as it has said; -1 before it began."""
+def last_number(spec: LaunchSpec) -> int:
+    """Return the last number that the guest printed, or -1 before the first."""
     console = (spec.folder / "console.log").read_text("utf-8", "replace")
     numbers = [int(number) for number in re.findall(r"count (\d+)\.", console)]
-    assert numbers.count(0) <= 1, "it was booted again"
+    assert numbers.count(0) <= 1, "the guest rebooted"
     return max(numbers, default=-1)
 
 
-async def counts_on(spec: LaunchSpec, vmm: RunningQemu) -> None:
+async def assert_counting_continues(spec: LaunchSpec, vmm: RunningQemu) -> None:
     assert await migration.is_paused(vmm._session)
-    before = counted(spec)
+    before = last_number(spec)
     await vmm.resume()
-    await until(lambda: counted(spec) > before + 2)
+    await until(lambda: last_number(spec) > before + 2)
     assert not await migration.is_paused(vmm._session)
 
 
-class Reached:
-    """Somebody comes to the middle, and goes no further."""
+class Blocker:
+    """Callback that blocks in the middle of a transfer."""
 
     def __init__(self) -> None:
-        self.it = asyncio.Event()
+        self.event = asyncio.Event()
 
-    async def __call__(self, place: int) -> None:
-        if place > MIDDLE:
-            self.it.set()
+    async def __call__(self, offset: int) -> None:
+        if offset > MIDDLE:
+            self.event.set()
             await asyncio.Event().wait()
 
 
@@ -73,68 +73,70 @@ async def test_guest_survives_cancelled_save_and_restore(
     vmm = await world.driver.launch(spec)
     async with asyncio.timeout(240):
         await vmm.wait_ready()
-        await until(lambda: counted(spec) > 0)
-        await a_sink_that_is_full(spec, vmm)
-        await a_caller_that_goes_away(spec, vmm)
-        vmm = await an_agent_that_dies_while_it_saves(world, spec, vmm)
-        kept = MemorySnapshot()
-        await vmm.save(kept)
+        await until(lambda: last_number(spec) > 0)
+        await check_full_sink(spec, vmm)
+        await check_cancelled_save(spec, vmm)
+        vmm = await check_agent_killed_while_saving(world, spec, vmm)
+        snapshot = MemorySnapshot()
+        await vmm.save(snapshot)
         await vmm.detach()
-        adopted = await world.driver.adopt(spec)  # whole, and standing still
+        adopted = await world.driver.adopt(spec)  # complete and paused
         assert adopted is not None
-        await counts_on(spec, adopted)
-        await adopted.save(kept := MemorySnapshot())
+        await assert_counting_continues(spec, adopted)
+        await adopted.save(snapshot := MemorySnapshot())
         await adopted.kill()
-        await restoring_that_is_cut(world, spec, kept)
-        restored = await world.driver.restore(spec, kept.source())
-        await counts_on(spec, restored)
-        await a_vmm_that_dies_while_it_is_saved(world, spec, restored)
+        await check_cancelled_restore(world, spec, snapshot)
+        restored = await world.driver.restore(spec, snapshot.source())
+        await assert_counting_continues(spec, restored)
+        await check_vmm_killed_while_saving(world, spec, restored)
 
 
-async def a_sink_that_is_full(spec: LaunchSpec, vmm: RunningQemu) -> None:
+async def check_full_sink(spec: LaunchSpec, vmm: RunningQemu) -> None:
     async def full(place: int) -> None:
         if place > MIDDLE:
             raise DiskFull("No room")
 
     with pytest.raises(DiskFull):
         await vmm.save(MemorySnapshot(on_piece=full))
-    await counts_on(spec, vmm)
+    await assert_counting_continues(spec, vmm)
 
 
-async def a_caller_that_goes_away(spec: LaunchSpec, vmm: RunningQemu) -> None:
-    saving = asyncio.create_task(vmm.save(MemorySnapshot(on_piece=(reached := Reached()))))
-    await reached.it.wait()
+async def check_cancelled_save(spec: LaunchSpec, vmm: RunningQemu) -> None:
+    saving = asyncio.create_task(vmm.save(MemorySnapshot(on_piece=(blocker := Blocker()))))
+    await blocker.event.wait()
     saving.cancel()
     await asyncio.wait({saving})
-    await counts_on(spec, vmm)
+    await assert_counting_continues(spec, vmm)
 
 
-async def an_agent_that_dies_while_it_saves(
+async def check_agent_killed_while_saving(
     world: QemuWorld, spec: LaunchSpec, vmm: RunningQemu
 ) -> RunningQemu:
-    saving = asyncio.create_task(vmm.save(MemorySnapshot(on_piece=(reached := Reached()))))
-    await reached.it.wait()
-    await vmm.detach()  # as the kernel hangs up for an agent that was killed
+    saving = asyncio.create_task(vmm.save(MemorySnapshot(on_piece=(blocker := Blocker()))))
+    await blocker.event.wait()
+    await vmm.detach()  # closes the sockets, as the kernel does for a killed agent
     saving.cancel()
     await asyncio.wait({saving})
     adopted = await world.driver.adopt(spec)
     assert adopted is not None
-    await counts_on(spec, adopted)
+    await assert_counting_continues(spec, adopted)
     return adopted
 
 
-async def restoring_that_is_cut(world: QemuWorld, spec: LaunchSpec, kept: MemorySnapshot) -> None:
+async def check_cancelled_restore(
+    world: QemuWorld, spec: LaunchSpec, snapshot: MemorySnapshot
+) -> None:
     restoring = asyncio.create_task(
-        world.driver.restore(spec, kept.source(on_piece=(reached := Reached())))
+        world.driver.restore(spec, snapshot.source(on_piece=(blocker := Blocker())))
     )
-    await reached.it.wait()
+    await blocker.event.wait()
     restoring.cancel()
     await asyncio.wait({restoring})
     assert left_in(spec.folder) == set()
     assert world.pids() == []
 
 
-async def a_vmm_that_dies_while_it_is_saved(
+async def check_vmm_killed_while_saving(
     world: QemuWorld, spec: LaunchSpec, vmm: RunningQemu
 ) -> None:
     killed = False

@@ -1,4 +1,4 @@
-"""A person's terminal and files in a real machine: tmux, sshd and a kernel of its own."""
+"""Test a user's terminal and files in a real machine."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ NONE = {"uplink": Uplink.NONE, "egress": Egress.NONE, "dns": ()}
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def machine(saved_machine: SavedMachine) -> AsyncIterator[RealMachine]:
-    async with fleet(saved_machine, netns=f"pdt-{secrets.token_hex(3)}", **NONE) as made:
-        yield await made.resume(saved_machine.vm_id)
+    async with fleet(saved_machine, netns=f"pdt-{secrets.token_hex(3)}", **NONE) as machines:
+        yield await machines.resume(saved_machine.vm_id)
 
 
 class Screen:
-    """What a terminal has shown."""
+    """Record of a terminal's output."""
 
     def __init__(self, process: RemoteProcess) -> None:
         self.process = process
@@ -50,7 +50,7 @@ class Screen:
 
 
 @asynccontextmanager
-async def a_terminal(
+async def open_terminal(
     machine: RealMachine, name: str = "main", columns: int = 100, rows: int = 30
 ) -> AsyncIterator[Screen]:
     request = terminal_request(name, columns, rows)
@@ -61,14 +61,14 @@ async def a_terminal(
 async def test_terminal_outlives_connection_and_replays_scrollback(
     machine: RealMachine,
 ) -> None:
-    async with a_terminal(machine) as screen:
+    async with open_terminal(machine) as screen:
         await screen.run(b"stty size; echo $TERM $LANG; pwd", b"/root\r\n")
         assert b"30 100" in screen.shown
         assert b"tmux-256color C.UTF-8" in screen.shown
-        assert b"\x1b[?1049h" not in screen.shown  # what scrolls away stays in the emulator
+        assert b"\x1b[?1049h" not in screen.shown  # scrollback stays in the emulator
         await screen.run(b"for n in $(seq 1 300); do echo line-$n; done; echo f''in", b"fin")
         await screen.run("V='Grüße'; echo \"still $V\"".encode(), b"still Gr")
-    async with a_terminal(machine, columns=90, rows=20) as screen:
+    async with open_terminal(machine, columns=90, rows=20) as screen:
         await screen.until("still Grüße".encode())
         assert b"S" not in re.findall(rb"\x1b\[\d+([A-Z])", screen.shown)
         assert re.search(rb"line-1 *\r\n", screen.shown)
@@ -81,11 +81,11 @@ async def test_terminal_outlives_connection_and_replays_scrollback(
 
 async def test_number_of_terminals_is_limited(machine: RealMachine) -> None:
     for number in range(MAX_SESSIONS):
-        async with a_terminal(machine, f"t{number}") as screen:
+        async with open_terminal(machine, f"t{number}") as screen:
             await screen.run(b"echo r''eady", b"ready")
-    async with a_terminal(machine, "onemore") as screen:
+    async with open_terminal(machine, "onemore") as screen:
         assert await asyncio.wait_for(_ended(screen.process), LIMIT_S) == 75
-    async with a_terminal(machine, "t0") as screen:
+    async with open_terminal(machine, "t0") as screen:
         await screen.until(b"ready")
     ended = await machine.channel.run(["tmux", "-L", "polydev", "kill-server"])
     assert ended.exit_code == 0, ended.stderr
@@ -104,10 +104,10 @@ async def test_file_browser_works_on_real_machine(machine: RealMachine) -> None:
         for number in range(64):
             yield bytes([number]) * 65536
 
-    await files.make_folder(b"/root/made")
-    size = await files.upload(b"/root/made/big", content(), 2**24, replace=False)
+    await files.make_folder(b"/root/machines")
+    size = await files.upload(b"/root/machines/big", content(), 2**24, replace=False)
     assert size == 64 * 65536
-    download = await files.download(b"/root/made/big", 2**24)
+    download = await files.download(b"/root/machines/big", 2**24)
     read = b"".join([piece async for piece in download])
     await download.aclose()
     assert read == b"".join([piece async for piece in content()])
@@ -115,22 +115,22 @@ async def test_file_browser_works_on_real_machine(machine: RealMachine) -> None:
         [
             "sh",
             "-c",
-            "cd /root/made; mkfifo pipe; truncate -s 9G sparse; ln -s /root deep; "
+            "cd /root/machines; mkfifo pipe; truncate -s 9G sparse; ln -s /root deep; "
             "printf x > \"$(printf 'two\\nlines\\377')\"",
         ]
     )
-    entries, more = await files.entries(b"/root/made")
+    entries, more = await files.entries(b"/root/machines")
     kinds = {entry.name: entry.kind for entry in entries}
     assert not more
     assert kinds[b"pipe"] == "other"
     assert kinds[b"deep"] == "link"
     assert kinds[b"two\nlines\xff"] == "file"
     with pytest.raises(BadPath):
-        await files.download(b"/root/made/pipe", 2**24)
+        await files.download(b"/root/machines/pipe", 2**24)
     with pytest.raises(FileRefused):
-        await files.download(b"/root/made/sparse", 2**24)
+        await files.download(b"/root/machines/sparse", 2**24)
     with pytest.raises(FileRefused):
-        await files.remove(b"/root/made", with_content=False)
-    await files.remove(b"/root/made", with_content=True)
+        await files.remove(b"/root/machines", with_content=False)
+    await files.remove(b"/root/machines", with_content=True)
     entries, _ = await files.entries(b"/root")
-    assert b"made" not in {entry.name for entry in entries}
+    assert b"machines" not in {entry.name for entry in entries}

@@ -1,4 +1,4 @@
-"""Trouble that only a real VMM or a real guest can have, and the words for it."""
+"""Test failures of a real VMM or guest, and their messages."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def run(host: Host, operation: Operation) -> MachineView | None:
     return await host.run(f"test-{uuid.uuid4()}", operation, BOOT_LIMIT_S)
 
 
-_IMPATIENT = """
+_SHORT_TIMEOUT_AGENT = """
 import sys
 from polydev.hostagent.vmm.qemu import qmp
 qmp._ANSWER_LIMIT_S = 3
@@ -62,15 +62,15 @@ sys.exit(main())
 
 @asynccontextmanager
 async def agent_with_qemu(script: str, folder: Path) -> AsyncIterator[AgentProcess]:
-    """An agent that sees another program where QEMU should be. Nobody else sees it.
+    """Start an agent that runs `script` in place of QEMU.
 
-    It waits a tenth as long as others for an answer that never comes.
+    Only the agent sees the script, in a mount namespace. Its QMP timeout is a tenth of the usual.
     """
     fake, agent_program = folder / "fake-qemu", folder / "agent.py"
     fake.write_text(f"#!/bin/sh\n{script}\n")
     fake.chmod(0o755)
     folder.chmod(0o755)
-    agent_program.write_text(_IMPATIENT)
+    agent_program.write_text(_SHORT_TIMEOUT_AGENT)
     inside = f'mount --bind {fake} {QEMU}; exec "$1" {agent_program}'
     async with agent_world(POLYDEV_DRIVER="qemu", POLYDEV_IMAGES_DIR=IMAGES) as agent:
         await agent.start("unshare", "-m", "--", "sh", "-ec", inside, "sh")
@@ -78,41 +78,41 @@ async def agent_with_qemu(script: str, folder: Path) -> AsyncIterator[AgentProce
 
 
 @pytest.mark.parametrize(
-    ("script", "told"),
+    ("script", "message"),
     [
         ("echo 'cannot load libmissing.so' >&2; exit 1", "cannot load libmissing.so"),
         ("exec sleep 500", "did not answer on its control socket within"),
     ],
-    ids=["ends at once", "never answers"],
+    ids=["exits", "never answers"],
 )
 async def test_silent_vmm_is_reported_with_its_output_and_leaves_nothing(
-    tmp_path: Path, script: str, told: str
+    tmp_path: Path, script: str, message: str
 ) -> None:
     async with agent_with_qemu(script, tmp_path) as agent, agent.host() as host:
         driver = (await wrong(host))["driver"]
         assert "No machine can be started on this host" in driver.message
-        assert told in driver.message
+        assert message in driver.message
         with pytest.raises(VmmFailed, match="QEMU did not start") as refused:
             await run(host, cli_machine(vm_id := new_vm_id()))
-        assert told in refused.value.message
+        assert message in refused.value.message
         assert f"machines/{vm_id}/console.log" in refused.value.message
         assert f"{Path(QEMU).name} --version" in refused.value.hint
-        assert (await wrong(host)).keys() == {"driver"}, "something of it is left"
+        assert (await wrong(host)).keys() == {"driver"}, "the failed machine left something behind"
 
 
 async def test_machine_with_full_disk_loses_network_and_recovers(
     saved_machine: SavedMachine,
 ) -> None:
-    """One machine for all of it: booting one takes long."""
+    """Use one machine for both faults, as a boot is slow."""
     async with resumed_machine(saved_machine) as it:
         assert await wrong(it.host) == {}
-        await _full_disk(it.host, it.vm_id)
-        await _no_network(it.agent, it.host, it.vm_id)
-        assert await wrong(it.host) == {}, "what doctor says to do does mend it"
+        await _check_full_disk(it.host, it.vm_id)
+        await _check_lost_network(it.agent, it.host, it.vm_id)
+        assert await wrong(it.host) == {}, "the hint of `doctor` repairs it"
 
 
-async def _full_disk(host: Host, vm_id: str) -> None:
-    """Credentials that do not reach the machine."""
+async def _check_full_disk(host: Host, vm_id: str) -> None:
+    """Fail to deliver credentials, then make room and retry."""
     filling = "cat /dev/zero > /root/full; sync; cat /dev/zero > /root/rest; sync; true"
     await host.run_program(vm_id, ["sh", "-c", filling], timeout_s=120)
     written = WriteFiles(vm_id=vm_id, files=[WireFile.of(GuestFile(CREDENTIALS, b"x" * 100_000))])
@@ -124,7 +124,7 @@ async def _full_disk(host: Host, vm_id: str) -> None:
     assert await host.read_file(vm_id, CREDENTIALS) == b"x" * 100_000
 
 
-async def _no_network(agent: AgentProcess, host: Host, vm_id: str) -> None:
+async def _check_lost_network(agent: AgentProcess, host: Host, vm_id: str) -> None:
     [tap] = (await host.inventory()).taps
     command = ["ip", "-n", agent.netns, "link", "del", tap]
     await asyncio.to_thread(subprocess.run, command, check=True)

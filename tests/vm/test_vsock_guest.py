@@ -1,7 +1,6 @@
-"""A guest whose private channel is vsock, as far as it can be tried without Firecracker.
+"""Test the guest side of a vsock channel without Firecracker.
 
-QEMU's machine has no vsock device here; the guest has a side of its own (`vsock_loopback`), and
-asks itself over it what the host would ask.
+QEMU's machine has no vsock device here, so the guest connects to itself over `vsock_loopback`.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ READY_S = 240
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[QemuWorld]:
-    async with qemu_world(tmp_path) as made:
-        yield made
+    async with qemu_world(tmp_path) as it:
+        yield it
 
 
 async def test_guest_without_channel_nic_is_ready_over_vsock(
@@ -44,7 +43,7 @@ async def test_guest_without_channel_nic_is_ready_over_vsock(
 async def test_guest_with_reset_on_shutdown_ends_cleanly(
     world: QemuWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Firecracker has no power switch: `reboot=k` says so (phases.sh)."""
+    """Firecracker cannot power off; `reboot=k` selects a reset (phases.sh)."""
     monkeypatch.setattr(command, "_KERNEL_LINE", f"{command._KERNEL_LINE} reboot=k")
     spec = await world.spec("""
 . /phases.sh

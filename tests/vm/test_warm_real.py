@@ -1,5 +1,4 @@
-"""A template of a real browser machine, and two clones of it at once, one of which waited: what
-they do not share."""
+"""Test the isolation of two concurrent clones of a browser machine."""
 
 from __future__ import annotations
 
@@ -36,9 +35,9 @@ pytestmark = pytest.mark.vm
 SHAPE = WarmShape(memory_mib=2048, vcpus=2, disk_mib=6144)
 WAITS = {"purpose": "warm-waiting"}
 MAKE_LIMIT_S, CLONE_LIMIT_S, ANSWER_LIMIT_S = 600.0, 600.0, 300.0
-_LOOK_S = 0.2
+_POLL_S = 0.2
 _OUTGOING = 4
-"""Source: packet(7), PACKET_OUTGOING: what the host sends to a machine."""
+"""Source: packet(7), PACKET_OUTGOING: frames from the host to a machine."""
 _FACTS = """
 cat /etc/machine-id /proc/sys/kernel/hostname /run/polydev/token
 echo
@@ -46,7 +45,7 @@ head -c 32 /dev/urandom | od -An -tx1 -w32
 cat /sys/class/net/eth0/address
 ip -4 -o addr show dev eth0
 date +%s.%N
-curl -s -m 2 http://192.168.100.1:9/ || true  # something that is seen on the wire
+curl -s -m 2 http://192.168.100.1:9/ || true  # sends a frame that the capture sees
 """
 _PAGE = """
 import asyncio, json, aiohttp
@@ -62,10 +61,10 @@ async def go():
                     pass
                 return found["result"]
             while True:
-                said = await ask(1, "Runtime.evaluate", returnByValue=True, expression='''[
+                reply = await ask(1, "Runtime.evaluate", returnByValue=True, expression='''[
                     document.readyState, document.body.innerText, Math.random(),
                     Array.from(crypto.getRandomValues(new Uint32Array(4))), document.cookie]''')
-                value = said["result"]["value"]
+                value = reply["result"]["value"]
                 if value[0] == "complete" and value[1]:
                     break
                 await asyncio.sleep(0.2)
@@ -77,17 +76,17 @@ asyncio.run(go())
 
 
 @dataclass
-class Wire:
-    """Who sent what into the VM network: TAP, and the MAC of the sender."""
+class Capture:
+    """Captured frames of the VM network: TAP and sender MAC."""
 
     seen: set[tuple[str, str]] = field(default_factory=set)
 
 
 @contextmanager
-def listening(sock: socket.socket) -> Iterator[Wire]:
-    """Listen to everything that passes any device of a namespace."""
-    wire, ended = Wire(), threading.Event()
-    sock.settimeout(_LOOK_S)  # nothing else ends waiting for a packet
+def capturing(sock: socket.socket) -> Iterator[Capture]:
+    """Capture every frame on any device of a namespace."""
+    capture, ended = Capture(), threading.Event()
+    sock.settimeout(_POLL_S)  # so that the thread notices its end
 
     def listen() -> None:
         while not ended.is_set():
@@ -96,12 +95,12 @@ def listening(sock: socket.socket) -> Iterator[Wire]:
             except TimeoutError:
                 continue
             if kind != _OUTGOING:
-                wire.seen.add((device, frame[6:12].hex(":")))
+                capture.seen.add((device, frame[6:12].hex(":")))
 
     thread = threading.Thread(target=listen)
     thread.start()
     try:
-        yield wire
+        yield capture
     finally:
         ended.set()
         thread.join()
@@ -113,7 +112,7 @@ def _packets() -> socket.socket:
     return socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(every_protocol))
 
 
-def _wanted() -> CreateMachine:
+def _create_request() -> CreateMachine:
     return CreateMachine(
         vm_id=new_vm_id(),
         machine_kind=MachineKind.BROWSER,
@@ -123,19 +122,19 @@ def _wanted() -> CreateMachine:
     )
 
 
-async def _said(machines: MachineService, vm_id: str, *argv: str) -> str:
-    """What a program in a machine prints."""
+async def _output_of(machines: MachineService, vm_id: str, *argv: str) -> str:
+    """Run a program in a machine; return its output."""
     async with asyncio.timeout(ANSWER_LIMIT_S):
         program = await machines.exec(vm_id, ExecRequest(argv=list(argv)))
-        said = b""
+        output = b""
         while (chunk := await program.read()) is not None:
-            said += chunk[1]
-        assert await program.wait() == 0, said
-    return said.decode()
+            output += chunk[1]
+        assert await program.wait() == 0, output
+    return output.decode()
 
 
 async def _status(machines: MachineService, vm_id: str, token: str) -> bytes:
-    """How a machine's browser service answers who brings a token."""
+    """Return the browser service's HTTP status for a token."""
     connection = await machines.open_tcp(vm_id, 8080)
     lines = ("GET /nothing HTTP/1.1", "Host: 127.0.0.1:8080", f"Authorization: Bearer {token}")
     await connection.write("\r\n".join((*lines, "Connection: close", "", "")).encode())
@@ -146,13 +145,13 @@ async def _status(machines: MachineService, vm_id: str, token: str) -> bytes:
 
 
 async def _reaches(machines: MachineService, vm_id: str, address: str) -> bool:
-    """Whether a machine gets any answer from an address, a refusal included."""
+    """Return True if an address answers the machine, even with a refusal."""
     script = (
         "import socket, sys\ntry: socket.create_connection((sys.argv[1], 22), 3)\n"
         "except ConnectionRefusedError: print('answers')\nexcept OSError: print('silent')\n"
         "else: print('answers')"
     )
-    return "answers" in await _said(machines, vm_id, "/usr/bin/python3", "-c", script, address)
+    return "answers" in await _output_of(machines, vm_id, "/usr/bin/python3", "-c", script, address)
 
 
 async def test_two_clones_share_no_private_state() -> None:
@@ -167,11 +166,11 @@ async def test_two_clones_share_no_private_state() -> None:
         machines = MachineService(f.host, registry, WarmPool(f.host, registry, policy))
         making = asyncio.create_task(machines.clones.run())
         try:
-            await _template_is_made(machines)
-            await _one_waits(machines)
-            # No further one: it would be another machine, and take processors.
+            await _create_template(machines)
+            await _wait_for_standby_clone(machines)
+            # Stop the refill: another clone would be one more machine and take CPU.
             machines.clones._policy = dataclasses.replace(policy, waiting=0)
-            await _share_nothing(f, machines)
+            await _check_isolation(f, machines)
         finally:
             making.cancel()
             await asyncio.wait({making})
@@ -180,18 +179,18 @@ async def test_two_clones_share_no_private_state() -> None:
             await machines.close()
 
 
-async def _template_is_made(machines: MachineService) -> None:
+async def _create_template(machines: MachineService) -> None:
     await machines.clones.request_template(SHAPE)
     async with asyncio.timeout(MAKE_LIMIT_S):
         while (view := await machines.clones.view()).state == "making":
             await asyncio.sleep(0.5)
     assert view.state == "ready", view.words
     others = [view for view in machines.views() if view.labels != WAITS]
-    assert not others, "the machine that was saved is gone"
+    assert not others, "the template's machine is destroyed"
 
 
-async def _one_waits(machines: MachineService) -> None:
-    """It stands still: its processors take no time."""
+async def _wait_for_standby_clone(machines: MachineService) -> None:
+    """Wait for the standby clone and check that it uses no CPU."""
     async with asyncio.timeout(CLONE_LIMIT_S):
         while not (await machines.clones.view()).waiting:
             await asyncio.sleep(0.5)
@@ -201,32 +200,37 @@ async def _one_waits(machines: MachineService) -> None:
     assert inventory.machines == inventory.folders == list(inventory.processes) == [view.vm_id]
     assert len(inventory.taps) == 1
     assert view.pid is not None
-    before_s = processor_time_s(view.pid)
+    before_s = cpu_time_s(view.pid)
     await asyncio.sleep(2)
-    assert processor_time_s(view.pid) - before_s < 0.2
+    assert cpu_time_s(view.pid) - before_s < 0.2
     with pytest.raises(MachineBusy):
         await machines.exec(view.vm_id, ExecRequest(argv=["true"]))
 
 
-def processor_time_s(pid: int) -> float:
-    """Of a process, all its threads. Source: proc(5), `stat`, fields 14 and 15."""
+def cpu_time_s(pid: int) -> float:
+    """Return the CPU time of a process. Source: proc(5), `stat`, fields 14 and 15."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def _share_nothing(f: Fleet, machines: MachineService) -> None:
+async def _check_isolation(f: Fleet, machines: MachineService) -> None:
     thread = NamespaceThread(f.host.network.netns)
     packets = await thread.run(_packets)
     thread.close()
-    asked = (_wanted(), _wanted())
-    with listening(packets) as wire:
-        [waited] = machines.views()
-        views = await asyncio.gather(*(machines.create(it) for it in asked))
+    requests = (_create_request(), _create_request())
+    with capturing(packets) as capture:
+        [standby] = machines.views()
+        views = await asyncio.gather(*(machines.create(it) for it in requests))
         assert all(view.is_clone for view in views)
-        assert [view.mac for view in views].count(waited.mac) == 1, "one of them waited"
-        facts = [(await _said(machines, it.vm_id, "sh", "-c", _FACTS)).split("\n") for it in asked]
+        assert [view.mac for view in views].count(standby.mac) == 1, (
+            "one of them was the standby clone"
+        )
+        facts = [
+            (await _output_of(machines, it.vm_id, "sh", "-c", _FACTS)).split("\n")
+            for it in requests
+        ]
         now_s = time.time()
-    for it, view, fact in zip(asked, views, facts, strict=True):
+    for it, view, fact in zip(requests, views, facts, strict=True):
         machine_id, hostname, token, _, mac, address, clock_s = fact[:7]
         assert machine_id == it.vm_id.removeprefix("vm-").replace("-", "")
         assert hostname == it.vm_id[:11]
@@ -234,26 +238,24 @@ async def _share_nothing(f: Fleet, machines: MachineService) -> None:
         assert token == it.token.get_secret_value()
         assert mac == view.mac
         assert f"inet {view.ip_address}/24" in address
-        assert abs(float(clock_s) - now_s) < ANSWER_LIMIT_S / 2, "its clock goes right"
-    assert len({fact[3] for fact in facts}) == 2, "they draw the same random numbers"
-    await _say_who_they_are(f, wire, views)
-    await _are_closed_to_the_template(f, machines, views)
-    await _have_browsers_of_their_own(machines, asked, views)
+        assert abs(float(clock_s) - now_s) < ANSWER_LIMIT_S / 2, "the clock is wrong"
+    assert len({fact[3] for fact in facts}) == 2, "both draw the same random numbers"
+    await _check_mac_addresses(f, capture, views)
+    await _check_ssh_keys(f, machines, views)
+    await _check_browsers(machines, requests, views)
 
 
-async def _say_who_they_are(f: Fleet, wire: Wire, views: list[MachineView]) -> None:
-    """Nothing came from a clone's TAP but under its own MAC."""
+async def _check_mac_addresses(f: Fleet, capture: Capture, views: list[MachineView]) -> None:
+    """Check that each clone sends only with its own MAC."""
     places = (await f.host.network.state()).addresses
     assert set(places) == {view.vm_id for view in views}
     taps = set((await f.host.network.state()).taps)
-    sent = {(device, mac) for device, mac in wire.seen if device in taps}
+    sent = {(device, mac) for device, mac in capture.seen if device in taps}
     assert {mac for _, mac in sent} == {view.mac for view in views}
     assert len(sent) == len(views)
 
 
-async def _are_closed_to_the_template(
-    f: Fleet, machines: MachineService, views: list[MachineView]
-) -> None:
+async def _check_ssh_keys(f: Fleet, machines: MachineService, views: list[MachineView]) -> None:
     [template] = Templates(f.host.machines_dir.parent / "warm").all()
     old = await make_keys(template.folder.keys)
     host_keys = set()
@@ -278,18 +280,19 @@ async def _are_closed_to_the_template(
     assert len(host_keys | {old.host_public}) == 3
 
 
-async def _have_browsers_of_their_own(
-    machines: MachineService, asked: tuple[CreateMachine, ...], views: list[MachineView]
+async def _check_browsers(
+    machines: MachineService, requests: tuple[CreateMachine, ...], views: list[MachineView]
 ) -> None:
     pages = [
-        json.loads(await _said(machines, it.vm_id, "/usr/bin/python3", "-c", _PAGE)) for it in asked
+        json.loads(await _output_of(machines, it.vm_id, "/usr/bin/python3", "-c", _PAGE))
+        for it in requests
     ]
     assert all(page["text"] and page["picture"] for page in pages)
     assert len({page["math"] for page in pages}) == 2
     assert len({tuple(page["crypto"]) for page in pages}) == 2
     assert all(not page["cookie"] for page in pages)
-    tokens = [it.token.get_secret_value() for it in asked if it.token]
-    for it, own in zip(asked, tokens, strict=True):
+    tokens = [it.token.get_secret_value() for it in requests if it.token]
+    for it, own in zip(requests, tokens, strict=True):
         answers = {token: await _status(machines, it.vm_id, token) for token in tokens}
         assert answers[own] == b"404"
         assert set(answers.values()) == {b"401", b"404"}
