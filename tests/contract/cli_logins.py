@@ -1,4 +1,4 @@
-"""A person logs in to each real CLI at the stand-in, in a browser that the CLI opens."""
+"""Log in to each real CLI at the fake providers, through its browser."""
 
 import json
 import os
@@ -10,20 +10,20 @@ from cli_world import PATIENCE_S, World
 
 
 def codex_login(here: World) -> Path:
-    """Codex' credentials file, after a login."""
+    """Log in; return Codex' credentials file."""
     (here.home / ".codex").mkdir(exist_ok=True)
     _log_in(here, "https://auth.openai.com/oauth/authorize?", "codex", "login")
     return here.home / ".codex" / "auth.json"
 
 
 def claude_login(here: World) -> Path:
-    """Claude Code's credentials file, after a login."""
+    """Log in; return Claude Code's credentials file."""
     _log_in(here, "https://claude.com/cai/oauth/authorize?", "claude", "auth", "login")
     return here.home / ".claude" / ".credentials.json"
 
 
 def gemini_login(here: World) -> Path:
-    """Gemini CLI's credentials file, after its agent was asked to authenticate."""
+    """Authenticate through the agent; return Gemini CLI's credentials file."""
     browser = _Browser(here)
     pipe = subprocess.PIPE
     environment = browser.environment(DISPLAY=":0", GEMINI_CLI_NO_RELAUNCH="true")
@@ -54,7 +54,7 @@ LOGINS: dict[str, Callable[[World], Path]] = {
 
 
 class _Browser:
-    """What the CLIs start in place of a browser: it keeps the address."""
+    """Browser replacement for the CLIs that stores the URL."""
 
     def __init__(self, here: World) -> None:
         self._inbox = here.folder / "browser-url"

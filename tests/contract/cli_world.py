@@ -1,5 +1,6 @@
-"""A small world for the real CLIs: a network namespace with the stand-in provider in it, a home
-folder, and a person who can use a web page. No network beyond the namespace.
+"""Run the real CLIs in a network namespace with the fake providers.
+
+Provides a home folder and a user with a browser. There is no network beyond the namespace.
 """
 
 import contextlib
@@ -41,7 +42,7 @@ BUNDLES = ("clis", "adapters")
 
 
 def installed_clis() -> Path:
-    """A folder with the commands of a CLI machine: POLYDEV_TEST_CLIS, or of the locked packages."""
+    """Return a folder with the CLIs: POLYDEV_TEST_CLIS, or the locked packages."""
     given = os.environ.get("POLYDEV_TEST_CLIS")
     if given:
         return Path(given)
@@ -50,13 +51,13 @@ def installed_clis() -> Path:
     folder = Path("/var/cache/polydev") / f"clis-{hashlib.sha256(locks).hexdigest()[:16]}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / "clis.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # tests run side by side, and one installs for all
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one of the parallel tests installs for all
         if not folder.exists():
-            aside = folder.parent / "clis-new"
-            shutil.rmtree(aside, ignore_errors=True)  # of one that was interrupted
-            aside.mkdir()
-            _install(recipes, aside)
-            aside.rename(folder)
+            temporary = folder.parent / "clis-new"
+            shutil.rmtree(temporary, ignore_errors=True)  # left by an interrupted run
+            temporary.mkdir()
+            _install(recipes, temporary)
+            temporary.rename(folder)
     return folder / "bin"
 
 
@@ -72,7 +73,7 @@ def _install(recipes: Path, folder: Path) -> None:
 
 
 class Namespace:
-    """A network namespace with loopback only; ends with everything that was started in it."""
+    """Network namespace with loopback only; its processes end with it."""
 
     def __init__(self) -> None:
         self.name = f"pdt-{uuid.uuid4().hex[:8]}"
@@ -102,11 +103,11 @@ class Namespace:
         )
 
     def call(self, function: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
-        """Call a function in a thread that is inside the namespace; sockets made stay there."""
+        """Call a function in a thread of the namespace; its sockets stay there."""
         return self._threads.submit(function, *arguments, **named).result(PATIENCE_S)
 
     def pids(self) -> list[int]:
-        """The processes in it."""
+        """Return the processes in the namespace."""
         listed = subprocess.run(
             ["ip", "netns", "pids", self.name], check=True, capture_output=True, text=True
         )
@@ -128,12 +129,12 @@ class Namespace:
                 raise OSError(ctypes.get_errno(), "setns")
 
 
-class Standin:
-    """`python -m polydev.testing.fake_providers`, as the demo starts it."""
+class FakeProviders:
+    """Process of the fake providers, started as in the demo."""
 
     def __init__(self, namespace: Namespace, folder: Path, *options: str) -> None:
         self.folder = folder
-        self._forgotten = 0
+        self._skipped_calls = 0
         command = [
             sys.executable,
             "-m",
@@ -156,18 +157,18 @@ class Standin:
 
     def calls(self) -> list[dict[str, Any]]:
         lines = (self.folder / "calls.jsonl").read_text().splitlines()
-        return [json.loads(line) for line in lines[self._forgotten :]]
+        return [json.loads(line) for line in lines[self._skipped_calls :]]
 
-    def forget_calls(self) -> None:
-        """Tell of later calls only: earlier ones are another test's."""
-        self._forgotten += len(self.calls())
+    def skip_earlier_calls(self) -> None:
+        """Hide the calls of earlier tests."""
+        self._skipped_calls += len(self.calls())
 
     def grants(self) -> list[str]:
-        """The grant types for which tokens were issued, in order."""
+        """Return the grant types of issued tokens, in order."""
         return [call["grant_type"] for call in self.calls() if call["event"] == "tokens-issued"]
 
-    def answered(self, path: str) -> list[int]:
-        """The statuses with which calls to a path were answered."""
+    def statuses(self, path: str) -> list[int]:
+        """Return the response statuses of a path."""
         return [call["status"] for call in self.calls() if call.get("path") == path]
 
     def close(self) -> None:
@@ -179,20 +180,20 @@ class Standin:
 
 @dataclass
 class World:
-    """What a test gets: run the CLIs here, and be the person at the page."""
+    """Environment of a test: runs the CLIs and acts as the user."""
 
     namespace: Namespace
-    standin: Standin
+    providers: FakeProviders
     clis: Path
     folder: Path
-    """Files of one test, the home folder among them."""
+    """Files of one test, including the home folder."""
 
     @property
     def home(self) -> Path:
         return self.folder / "home"
 
     def moved_in(self, home: Path | None = None) -> "World":
-        """The same network and provider for another test: a folder and a home of its own.
+        """Return an environment for another test, with its own folder and home.
 
         The home is empty, or a copy of `home`.
         """
@@ -207,10 +208,10 @@ class World:
         return {
             "PATH": f"{self.clis}:/usr/local/bin:/usr/bin:/bin",
             "HOME": str(self.home),
-            "HTTPS_PROXY": self.standin.proxy,
-            "NODE_EXTRA_CA_CERTS": self.standin.ca,
-            "SSL_CERT_FILE": self.standin.ca,
-            "CODEX_CA_CERTIFICATE": self.standin.ca,
+            "HTTPS_PROXY": self.providers.proxy,
+            "NODE_EXTRA_CA_CERTS": self.providers.ca,
+            "SSL_CERT_FILE": self.providers.ca,
+            "CODEX_CA_CERTIFICATE": self.providers.ca,
             **more,
         }
 
@@ -218,31 +219,31 @@ class World:
         return self.namespace.run(argv, self.environment(), cwd=self.home, **options)
 
     def log_in(self, url: str, *, reaches_callbacks: bool = True) -> "Page":
-        """Do what a person does with an authorization URL; the page on which that ends.
+        """Log in at an authorization URL; return the last page.
 
         With `reaches_callbacks=False` the browser is on another machine than the CLI.
         """
-        user = User(self.standin.proxy, self.standin.ca, reaches_callbacks)
+        user = User(self.providers.proxy, self.providers.ca, reaches_callbacks)
         return self.namespace.call(user.log_in, url)
 
 
 @contextlib.contextmanager
-def world(*standin_options: str) -> Iterator[World]:
+def world(*options: str) -> Iterator[World]:
     clis = installed_clis()
     # Not under /tmp: Codex refuses to put its helper programs there.
     folder = Path(tempfile.mkdtemp(dir="/var/tmp", prefix="polydev-test-"))
-    with contextlib.ExitStack() as undo:
-        undo.callback(shutil.rmtree, folder)
+    with contextlib.ExitStack() as cleanup:
+        cleanup.callback(shutil.rmtree, folder)
         namespace = Namespace()
-        undo.callback(namespace.close)
-        standin = Standin(namespace, folder / "standin", *standin_options)
-        undo.callback(standin.close)
+        cleanup.callback(namespace.close)
+        providers = FakeProviders(namespace, folder / "standin", *options)
+        cleanup.callback(providers.close)
         (folder / "home").mkdir()
-        yield World(namespace, standin, clis, folder)
+        yield World(namespace, providers, clis, folder)
 
 
 def _kill(pid: int) -> None:
-    """Kill a process and wait until it has ended, whosever child it is."""
+    """Kill any process and wait for its end."""
     with contextlib.suppress(ProcessLookupError):
         process = os.pidfd_open(pid)
         try:
@@ -254,7 +255,7 @@ def _kill(pid: int) -> None:
 
 @dataclass(frozen=True)
 class Page:
-    """Where the person's browser ended up. A failed address has no text."""
+    """Last page of the user's browser. A failed URL has no text."""
 
     url: str
     text: str
@@ -262,7 +263,7 @@ class Page:
 
 @dataclass(frozen=True)
 class User:
-    """Ada, with a browser that knows forms and redirects."""
+    """User with a browser that handles forms and redirects."""
 
     proxy: str
     ca: str

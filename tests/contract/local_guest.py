@@ -1,6 +1,6 @@
-"""A guest that is this very host: programs and ports of its own, for testing the way to them.
+"""Serve the local host in place of a guest.
 
-Stands where `Machines` stands behind the server, so that client, wire and server are the real ones.
+Replaces the machine service behind the server, so that client, wire and server are real.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CHUNK = 32 * 1024
 
 
 class LocalProgram:
-    """A subprocess as `GuestProgram`; reads no more than it is asked for."""
+    """Subprocess as `GuestProgram`; reads only on request."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
@@ -84,7 +84,7 @@ class LocalProgram:
 
 
 class LocalConnection:
-    """A TCP connection as `GuestConnection`."""
+    """TCP connection as `GuestConnection`."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
@@ -112,7 +112,7 @@ class LocalConnection:
 
 
 class LocalGuest:
-    """What the server asks of `Machines`, done on this host."""
+    """Machine service that acts on the local host."""
 
     def __init__(self) -> None:
         self.programs: list[LocalProgram] = []
@@ -168,7 +168,7 @@ class LocalGuest:
 
 @asynccontextmanager
 async def serving(folder: Path) -> AsyncIterator[tuple[Path, LocalGuest]]:
-    """The real server over a local guest: its socket, and the guest."""
+    """Run the real server over a local guest; yield its socket and the guest."""
     guest = LocalGuest()
     operations = Operations(OperationJournal(folder / "operations"), guest.perform)
     await operations.open()

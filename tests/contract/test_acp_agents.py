@@ -1,6 +1,6 @@
 """Check the real agents against docs/chat-agents.md.
 
-Should a new version of a CLI or an adapter behave differently, this is where it shows.
+These tests fail when a new version of a CLI or adapter behaves differently.
 """
 
 import asyncio
@@ -38,8 +38,8 @@ LINE_BYTES = 16 * 1024 * 1024
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[World]:
-    with world() as made:
-        yield made
+    with world() as it:
+        yield it
 
 
 @pytest.fixture(scope="module", params=LOGINS)
@@ -50,17 +50,17 @@ def about(request: pytest.FixtureRequest) -> Provider:
 @pytest.fixture(scope="module")
 def logged_in(shared: World, about: Provider) -> Path:
     """Home folder with a login of the CLI."""
-    made = shared.moved_in()
-    LOGINS[about.id](made)
-    return made.home
+    it = shared.moved_in()
+    LOGINS[about.id](it)
+    return it.home
 
 
 @pytest.fixture
 def here(shared: World, logged_in: Path) -> World:
     """World with a login and nothing else."""
-    made = shared.moved_in(logged_in)
-    (made.folder / "work").mkdir()
-    return made
+    it = shared.moved_in(logged_in)
+    (it.folder / "work").mkdir()
+    return it
 
 
 @dataclass
@@ -68,7 +68,7 @@ class Listener(Client):
     """Records updates, and answers permission requests."""
 
     choice: str | None = None
-    """The kind of option that is chosen when it asks; None: it is not expected to."""
+    """Option kind to choose when asked; None: no request is expected."""
     updates: list[Any] = field(default_factory=list)
     requests: list[Any] = field(default_factory=list)
 
@@ -86,7 +86,7 @@ class Listener(Client):
         return RequestPermissionResponse(outcome=outcome)
 
     async def ext_notification(self, method: str, params: dict[str, Any]) -> None:
-        """`_auth/status_update`, of which nothing is needed."""
+        """Ignore `_auth/status_update`."""
 
     def of(self, *kinds: type) -> list[Any]:
         return [it for it in self.updates if isinstance(it, kinds)]
@@ -98,7 +98,7 @@ class Listener(Client):
 
 @dataclass
 class Running:
-    """An agent that has been initialized."""
+    """Initialized agent."""
 
     agent: ClientSideConnection
     listener: Listener
@@ -108,16 +108,16 @@ class Running:
 
     async def new_session(self) -> str:
         """Create a session in the mode that asks for permission."""
-        made = await self.agent.new_session(cwd=str(self.folder), mcp_servers=[])
-        assert self.about.acp.mode in [it.id for it in made.modes.available_modes]
-        await self.take_mode(made.session_id)
-        return str(made.session_id)
+        session = await self.agent.new_session(cwd=str(self.folder), mcp_servers=[])
+        assert self.about.acp.mode in [it.id for it in session.modes.available_modes]
+        await self.take_mode(session.session_id)
+        return str(session.session_id)
 
     async def take_mode(self, session_id: str) -> None:
         await self.agent.set_session_mode(session_id=session_id, mode_id=self.about.acp.mode)
 
     async def prompt(self, session_id: str, text: str) -> str:
-        """Run a turn; returns its stop reason."""
+        """Run a turn; return its stop reason."""
         turn = self.agent.prompt(session_id=session_id, prompt=[text_block(text)])
         return str((await asyncio.wait_for(turn, PATIENCE_S)).stop_reason)
 
@@ -161,7 +161,7 @@ async def test_agent_answers_a_prompt(here: World, about: Provider) -> None:
         session = await it.new_session()
         assert await it.prompt(session, QUESTION) == "end_turn"
         assert it.listener.text == ANSWER
-        assert len(it.listener.of(AgentMessageChunk)) > 1, "it comes as it is made"
+        assert len(it.listener.of(AgentMessageChunk)) > 1, "the answer is streamed"
 
 
 async def test_agent_without_login_reports_it(shared: World, about: Provider) -> None:
@@ -178,14 +178,14 @@ async def test_agent_without_login_reports_it(shared: World, about: Provider) ->
 async def test_agent_asks_before_it_runs_a_command(
     here: World, about: Provider, choice: str
 ) -> None:
-    made = here.folder / "work" / "made"
+    created = here.folder / "work" / "created"
     async with running(here, about, Listener(choice)) as it:
         session = await it.new_session()
-        ended = await it.prompt(session, f"run: touch {made}")
+        ended = await it.prompt(session, f"run: touch {created}")
         [request] = it.listener.requests
-        assert str(made) in request.title
+        assert str(created) in request.title
         assert request.kind == "execute"
-        assert made.exists() == (choice == "allow_once")
+        assert created.exists() == (choice == "allow_once")
         refused_ends_it = about.id == "codex" and choice == "reject_once"
         assert ended == ("cancelled" if refused_ends_it else "end_turn")
         calls = it.listener.of(ToolCallStart, ToolCallProgress)

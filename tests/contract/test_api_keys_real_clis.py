@@ -1,7 +1,7 @@
-"""The real CLIs use an API key that stands at `providers.credential_paths`, in every way that they
-are asked; and from a login to a key and back, exactly one of them counts.
+"""Test API keys with the real CLIs.
 
-Should a new version of a CLI read its key elsewhere, this is where it shows.
+Each CLI reads its key from `providers.credential_paths`, and a key and a login replace each other.
+These tests fail when a new version of a CLI reads its key elsewhere.
 """
 
 import json
@@ -57,8 +57,8 @@ LOGINS = {
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[World]:
-    with world() as made:
-        yield made
+    with world() as it:
+        yield it
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def the_key(about: Provider) -> str:
 
 
 def deliver(here: World, about: Provider, kind: CredentialKind, plaintext: bytes) -> None:
-    """What `delivery.py` does, with this world's home in place of the machine's."""
+    """Deliver a credential as in a machine, to the home of the test."""
     found = {path: read(here, path) for path in credential_paths(about)}
     change = plan_install(about, kind, plaintext, found)
     for file in change.files:
@@ -115,8 +115,8 @@ def status(here: World, about: Provider) -> "subprocess.CompletedProcess[str]":
     return run(here, about, argv)
 
 
-def said(agent: "subprocess.Popen[str]", folder: Path) -> str:
-    """What an agent answers to the question, by the Agent Client Protocol."""
+def answer_of(agent: "subprocess.Popen[str]", folder: Path) -> str:
+    """Send the question over the Agent Client Protocol; return the answer."""
     assert agent.stdin is not None
     assert agent.stdout is not None
     ask(agent, 0, "initialize", {"protocolVersion": 1, "clientCapabilities": {}})
@@ -189,8 +189,8 @@ def test_agent_uses_api_key(here: World, about: Provider) -> None:
     limit = threading.Timer(PATIENCE_S, agent.kill)
     limit.start()
     try:
-        assert ANSWER in said(agent, project)
-        agent.communicate()  # at the end of its input it ends, and what it started
+        assert ANSWER in answer_of(agent, project)
+        agent.communicate()  # closes its input, which ends it with its children
     finally:
         agent.kill()
         agent.wait()
@@ -203,10 +203,10 @@ def test_login_replaces_api_key(here: World, about: Provider) -> None:
     deliver(here, about, CredentialKind.API_KEY, key)
     deliver(here, about, CredentialKind.LOGIN, login)
     assert the_key(about) not in "".join(everything(here))
-    told = way(here, about)
+    before = login_method(here, about)
     deliver(here, about, CredentialKind.API_KEY, key)
     assert TOKEN not in "".join(everything(here))
-    assert way(here, about) != told
+    assert login_method(here, about) != before
 
 
 def test_codex_retains_delivered_api_key(here: World) -> None:
@@ -220,8 +220,8 @@ def test_codex_retains_delivered_api_key(here: World) -> None:
     assert json.loads(change.files[-1].content) == json.loads(theirs)
 
 
-def way(here: World, about: Provider) -> str:
-    """How the CLI says that it is logged in, without asking anybody."""
+def login_method(here: World, about: Provider) -> str:
+    """Return the login method that the CLI reports, without a request."""
     if about.id == "claude_code":
         return str(json.loads(status(here, about).stdout)["authMethod"])
     if about.id == "codex":

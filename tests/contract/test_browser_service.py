@@ -1,7 +1,7 @@
-"""The browser service carries the real CLIs' logins through, as in a browser machine.
+"""Test the browser service with the logins of the real CLIs.
 
-A person with a small HTTP client stands in for Chromium: its debugging port is real HTTP, and a
-page opened there is followed to its end.
+A small HTTP client replaces Chromium: it serves the debugging port and follows the pages that are
+opened there.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ SERVICE = REPOSITORY / "src/polydev/guest"
 
 
 class Browser:
-    """What the service sees of Chromium: a debugging port where pages are opened."""
+    """Debugging port of a browser that opens pages."""
 
     def __init__(self, here: World, *, follows: bool) -> None:
         self.opened: list[str] = []
@@ -73,7 +73,7 @@ class Browser:
 
 
 class Service:
-    """`python3 -m browser_service` in the world's namespace, and a client of it."""
+    """Browser service in the test's namespace, with a client."""
 
     def __init__(self, here: World, providers: Path | None = None) -> None:
         self._here = here
@@ -134,8 +134,8 @@ class Service:
 
 @pytest.fixture
 def here() -> Iterator[World]:
-    with world() as made:
-        yield made
+    with world() as it:
+        yield it
 
 
 @pytest.fixture
@@ -196,7 +196,7 @@ def test_callback_url_from_local_browser_is_delivered(
 ) -> None:
     service.start(provider)
     url = service.urls(provider)["url"]
-    # The person's browser is elsewhere: it cannot reach the callback, and shows its address.
+    # The user's browser runs elsewhere: it cannot reach the callback and shows its URL.
     callback = callback_of(here, url)
     wrong = callback.replace("state=", "state=x")
     assert "another login" in service.paste(provider, callbackUrl=wrong).json()["detail"]
@@ -252,7 +252,7 @@ def test_denied_consent_fails_login(here: World, service: Service) -> None:
 def test_machine_runs_one_login(service: Service) -> None:
     assert service.start("codex").status_code == 202
     first = service.urls("codex")
-    assert service.start("codex").status_code == 202  # asked again: the same login
+    assert service.start("codex").status_code == 202  # a repeated request returns the same login
     assert service.urls("codex") == first
     for answer in (
         service.start("codex", "5b0a4a7e-0000-4000-8000-000000000000"),
@@ -294,7 +294,7 @@ def test_stopped_service_ends_cli(here: World) -> None:
 
 
 def callback_of(here: World, url: str) -> str:
-    """Log in with a browser from which the CLI's callback cannot be reached."""
+    """Log in with a browser that cannot reach the CLI's callback."""
     page = here.log_in(url, reaches_callbacks=False)
     assert page.url.startswith("http://")
     assert page.text == ""

@@ -1,4 +1,4 @@
-"""What a host agent, or `doctor` in its place, finds wrong on a host; each made to happen."""
+"""Test the health checks of a host agent and of `doctor` without one."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 @pytest.fixture
 async def agent() -> AsyncIterator[AgentProcess]:
-    async with agent_world(POLYDEV_DRIVER="simulated") as made:
-        await made.start()
-        yield made
+    async with agent_world(POLYDEV_DRIVER="simulated") as it:
+        await it.start()
+        yield it
 
 
 async def machine(agent: AgentProcess) -> str:
@@ -67,7 +67,7 @@ def host_settings(agent: AgentProcess) -> HostSettings:
 
 
 def wrong(findings: list[Finding], name: str) -> Finding:
-    """The one finding of that name that is not ok. It says what to do."""
+    """Return the one failed finding of that name, which has a hint."""
     [it] = [it for it in findings if not it.ok and it.name == name]
     assert it.hint
     return it
@@ -139,7 +139,7 @@ async def test_unowned_address_is_an_orphan(agent: AgentProcess) -> None:
 
 @contextmanager
 def stray_vmm(folder: Path) -> Iterator[int]:
-    """A process that is a VMM by all that the kernel tells of it: where, and which program."""
+    """Start a process that looks like a VMM: same working folder and program."""
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-c", "import time; time.sleep(600)", "qemu-system-x86_64"]
     process = subprocess.Popen(command, cwd=folder)
@@ -218,12 +218,12 @@ exec "$@"
 
 
 @pytest.mark.parametrize(
-    ("size", "inodes", "told"), [("64m", 9999, "Only 0.1 GiB"), ("2g", 40, "more files")]
+    ("size", "inodes", "message"), [("64m", 9999, "Only 0.1 GiB"), ("2g", 40, "more files")]
 )
-async def test_nearly_full_disk_is_reported(size: str, inodes: int, told: str) -> None:
+async def test_nearly_full_disk_is_reported(size: str, inodes: int, message: str) -> None:
     async with agent_world(POLYDEV_DRIVER="simulated") as agent:
         script = FULL.format(size=size, inodes=inodes)
         await agent.start("unshare", "-m", "--", "sh", "-ec", script, "sh")
         finding = wrong(await found(agent), "disk space")
-        assert told in finding.message
+        assert message in finding.message
         assert "Destroy machines" in finding.hint

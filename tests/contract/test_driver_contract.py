@@ -42,8 +42,8 @@ pytestmark = pytest.mark.vm
 
 @pytest.fixture(params=sorted(WORLDS))
 async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
-    async with WORLDS[request.param](tmp_path) as made:
-        yield made
+    async with WORLDS[request.param](tmp_path) as it:
+        yield it
 
 
 on_processes = pytest.mark.parametrize("world", WITH_PROCESSES, indirect=True)

@@ -1,6 +1,6 @@
-"""The real CLIs log in at the stand-in, chat and refresh their tokens there, as at home.
+"""Test the fake providers with the real CLIs: login, chat, token refresh.
 
-Should a new version of a CLI behave differently, this is where it shows.
+These tests fail when a new version of a CLI behaves differently.
 """
 
 import json
@@ -26,7 +26,7 @@ ANSWER = f"The fake model received: {QUESTION}"
 
 @dataclass(frozen=True)
 class LoggedIn:
-    """A login of a CLI, made once: each test has a copy of the home folder."""
+    """Login of a CLI, done once; each test gets a copy of the home folder."""
 
     status_before: int
     grants: list[str]
@@ -34,16 +34,16 @@ class LoggedIn:
     file: Path
 
     def copied(self, shared: World) -> tuple[World, Path]:
-        """A world of one test, and its credentials file."""
+        """Return an environment for one test and its credentials file."""
         here = shared.moved_in(self.home)
-        shared.standin.forget_calls()
+        shared.providers.skip_earlier_calls()
         return here, here.home / self.file.relative_to(self.home)
 
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[World]:
-    with world() as made:
-        yield made
+    with world() as it:
+        yield it
 
 
 @pytest.fixture
@@ -54,9 +54,9 @@ def here(shared: World) -> World:
 def log_in(shared: World, login: Callable[[World], Path]) -> LoggedIn:
     here = shared.moved_in()
     before = here.run(*STATUS[login]).returncode
-    shared.standin.forget_calls()
+    shared.providers.skip_earlier_calls()
     file = login(here)
-    return LoggedIn(before, shared.standin.grants(), here.home, file)
+    return LoggedIn(before, shared.providers.grants(), here.home, file)
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +76,12 @@ def gemini(shared: World) -> LoggedIn:
 
 @pytest.fixture
 def short_lived() -> Iterator[World]:
-    with world("--access-token-lifetime-s", "30") as made:
-        yield made
+    with world("--access-token-lifetime-s", "30") as it:
+        yield it
 
 
 def gemini_chose_google(home: Path) -> None:
-    """What the CLI needs besides its credentials."""
+    """Select the login type in the CLI's settings."""
     chosen = {"security": {"auth": {"selectedType": "oauth-personal"}}}
     (home / ".gemini" / "settings.json").write_text(json.dumps(chosen))
 
@@ -91,8 +91,8 @@ def ask_gemini(here: World) -> str:
     done = here.run(*command, input=QUESTION)
     assert done.returncode == 0, done.stdout + done.stderr
     events = [json.loads(line) for line in done.stdout.splitlines()]
-    said = [event for event in events if event.get("role") == "assistant"]
-    return "".join(event["content"] for event in said)
+    messages = [event for event in events if event.get("role") == "assistant"]
+    return "".join(event["content"] for event in messages)
 
 
 def ask_codex(here: World) -> str:
@@ -123,7 +123,7 @@ def test_codex_logs_in_and_chats(shared: World, codex: LoggedIn) -> None:
     status = here.run("codex", "login", "status")
     assert (status.returncode, "Logged in" in status.stderr) == (0, True)
     assert ask_codex(here) == ANSWER
-    assert 200 in here.standin.answered("/backend-api/codex/responses")
+    assert 200 in here.providers.statuses("/backend-api/codex/responses")
 
 
 def test_claude_code_logs_in_and_chats(shared: World, claude: LoggedIn) -> None:
@@ -133,22 +133,22 @@ def test_claude_code_logs_in_and_chats(shared: World, claude: LoggedIn) -> None:
     status = here.run("claude", "auth", "status", "--json")
     assert json.loads(status.stdout)["email"] == "ada@example.test"
     assert ask_claude(here) == ANSWER
-    assert 200 in here.standin.answered("/v1/messages")
+    assert 200 in here.providers.statuses("/v1/messages")
 
 
 def test_gemini_logs_in_and_chats(shared: World, gemini: LoggedIn) -> None:
     here, file = gemini.copied(shared)
     assert (gemini.status_before, gemini.grants) == (1, ["authorization_code"])
     assert file.stat().st_mode & 0o777 == 0o600
-    kept = json.loads(file.read_text())
-    assert kept["refresh_token"].startswith("1//standin-")
-    assert kept["token_type"] == "Bearer"
+    credentials = json.loads(file.read_text())
+    assert credentials["refresh_token"].startswith("1//standin-")
+    assert credentials["token_type"] == "Bearer"
     chosen = json.loads((here.home / ".gemini/settings.json").read_text())
     assert chosen["security"]["auth"]["selectedType"] == "oauth-personal"
     assert here.run(*GEMINI_STATUS).returncode == 0
-    assert 200 not in here.standin.answered("/v1internal:streamGenerateContent")
+    assert 200 not in here.providers.statuses("/v1internal:streamGenerateContent")
     assert ask_gemini(here) == ANSWER
-    assert 200 in here.standin.answered("/v1internal:streamGenerateContent")
+    assert 200 in here.providers.statuses("/v1internal:streamGenerateContent")
 
 
 def test_gemini_refreshes_expired_token_and_retains_refresh_token(
@@ -158,17 +158,19 @@ def test_gemini_refreshes_expired_token_and_retains_refresh_token(
     before = json.loads(file.read_text())
     file.write_text(json.dumps({**before, "expiry_date": before["expiry_date"] - 24 * 3600 * 1000}))
     assert ask_gemini(here) == ANSWER
-    assert here.standin.grants() == ["refresh_token"]
+    assert here.providers.grants() == ["refresh_token"]
     after = json.loads(file.read_text())
     assert after["access_token"] != before["access_token"]
     assert after["refresh_token"] == before["refresh_token"]
 
 
-@pytest.mark.parametrize("kept", ["{}", '{"access_token": "ya29.a", "refresh_token": "1//b"}'])
-def test_gemini_reports_invalid_login(here: World, kept: str) -> None:
+@pytest.mark.parametrize(
+    "credentials", ["{}", '{"access_token": "ya29.a", "refresh_token": "1//b"}']
+)
+def test_gemini_reports_invalid_login(here: World, credentials: str) -> None:
     (here.home / ".gemini").mkdir()
     gemini_chose_google(here.home)
-    (here.home / ".gemini" / "oauth_creds.json").write_text(kept)
+    (here.home / ".gemini" / "oauth_creds.json").write_text(credentials)
     status = here.run(*GEMINI_STATUS)
     assert (status.returncode, "Not logged in" in status.stdout) == (1, True)
 
@@ -177,7 +179,7 @@ def test_codex_refreshes_expiring_token_and_stores_rotation(short_lived: World) 
     file = codex_login(short_lived)
     before = json.loads(file.read_text())["tokens"]
     assert ask_codex(short_lived) == ANSWER
-    assert short_lived.standin.grants() == ["authorization_code", "refresh_token"]
+    assert short_lived.providers.grants() == ["authorization_code", "refresh_token"]
     after = json.loads(file.read_text())["tokens"]
     assert after["refresh_token"] != before["refresh_token"]
     assert after["access_token"] != before["access_token"]
@@ -192,7 +194,7 @@ def test_claude_code_refreshes_expired_token_and_stores_rotation(
     content["claudeAiOauth"]["expiresAt"] = before["expiresAt"] - 24 * 3600 * 1000
     file.write_text(json.dumps(content))
     assert ask_claude(here) == ANSWER
-    assert here.standin.grants() == ["refresh_token"]
+    assert here.providers.grants() == ["refresh_token"]
     after = json.loads(file.read_text())["claudeAiOauth"]
     assert after["refreshToken"] != before["refreshToken"]
     assert after["accessToken"] != before["accessToken"]

@@ -37,8 +37,8 @@ READY_S = 60
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[FirecrackerWorld]:
-    async with fake_firecracker_world(tmp_path) as made:
-        yield made
+    async with fake_firecracker_world(tmp_path) as it:
+        yield it
 
 
 class MemorySnapshot:
@@ -92,7 +92,7 @@ async def test_vmm_is_jailed_according_to_the_kernel(world: FirecrackerWorld) ->
     }  # fmt: skip
     for name in ("/kernel", "/initramfs", "/root", "/config"):
         assert "ro" in mounted[name]
-    assert spec.root_image.stat().st_uid == 0, "golden images are nobody's"
+    assert spec.root_image.stat().st_uid == 0, "golden images belong to root"
     if cgroup.root():
         assert f"0::/{spec.netns}/{spec.vm_id}\n" in (process / "cgroup").read_text()
     assert str(spec.folder) not in Path("/proc/self/mounts").read_text(), "it is the VMM's alone"

@@ -1,4 +1,4 @@
-"""The host agent as a process, with simulated machines: its wire, its death, its refusals."""
+"""Test the host agent process with simulated machines."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ async def test_machine_goes_through_its_lifecycle(host: Host) -> None:
     health = await host.health()
     assert (health.status, health.driver) == ("ok", "simulated")
     vm_id = new_vm_id()
-    made = await run(host, create(vm_id, MachineKind.BROWSER))
-    assert made is not None
-    assert made.state is MachineState.RUNNING
-    assert await host.machine(vm_id) == made
-    assert await host.machines() == [made]
+    created = await run(host, create(vm_id, MachineKind.BROWSER))
+    assert created is not None
+    assert created.state is MachineState.RUNNING
+    assert await host.machine(vm_id) == created
+    assert await host.machines() == [created]
     assert "POLYDEV-READY" in await host.console(vm_id)
 
     file = WireFile.of(GuestFile("/root/.codex/auth.json", b'{"a": 1}'))
@@ -82,7 +82,7 @@ async def test_machine_goes_through_its_lifecycle(host: Host) -> None:
 
     stopped = await run(host, StopMachine(vm_id=vm_id))
     assert stopped is not None
-    assert (stopped.state, stopped.ip_address) == (MachineState.STOPPED, made.ip_address)
+    assert (stopped.state, stopped.ip_address) == (MachineState.STOPPED, created.ip_address)
     await run(host, RemoveFiles(vm_id=vm_id, paths=[file.path]))
     started = await run(host, StartMachine(vm_id=vm_id))
     assert started is not None
@@ -108,15 +108,15 @@ async def test_machine_ended_before_create_response_runs_on_retry(
     agent: AgentProcess, host: Host
 ) -> None:
     vm_id = new_vm_id()
-    made = await host.run("one", create(vm_id), 60)
-    await agent.kill()  # A simulated machine ends with its agent.
+    created = await host.run("one", create(vm_id), 60)
+    await agent.kill()  # a simulated machine ends with its agent
     await agent.start()
     assert (await host.machine(vm_id)).state is MachineState.STOPPED
 
     again = await host.run("another", create(vm_id), 60)
-    assert made is not None
+    assert created is not None
     assert again is not None
-    assert (again.state, again.ip_address) == (MachineState.RUNNING, made.ip_address)
+    assert (again.state, again.ip_address) == (MachineState.RUNNING, created.ip_address)
     with pytest.raises(MachineBusy, match="another shape"):
         await host.run("third", create(vm_id, MachineKind.BROWSER), 60)
 
@@ -237,9 +237,9 @@ async def test_logs_and_journal_hold_no_secret(agent: AgentProcess, host: Host) 
         await run(host, WriteFiles(vm_id=vm_id, files=[file.model_copy(update={"path": "x"})]))
     await run(host, DestroyMachine(vm_id=vm_id))
     await agent.end()
-    kept = [path for path in agent.state_dir.parent.rglob("*") if path.is_file()]
-    assert len(kept) > 5
-    for path in kept:
+    files = [path for path in agent.state_dir.parent.rglob("*") if path.is_file()]
+    assert len(files) > 5
+    for path in files:
         content = path.read_bytes()
         for secret in (TOKEN.encode(), b"made-up-file-secret", file.content):
             assert secret not in content, path

@@ -1,7 +1,7 @@
-"""A set-up that is killed before any of its effects is right again when it is run once more.
+"""Test that a repeated host setup completes an interrupted one.
 
-Each effect (a file written, renamed, given away, a program started) is announced by the interpreter
-(`sys.addaudithook`); a child process ends itself before the n-th of them, for every n.
+The interpreter announces each effect, such as a file write, a rename or a program start
+(`sys.addaudithook`). A child process kills itself before the n-th effect, for every n.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def all_resources(place: TargetRoot, source: Path, sha256: str) -> list[Resource
     ]
 
 
-def made(items: Sequence[Resource]) -> None:
+def apply_all(items: Sequence[Resource]) -> None:
     for item in items:
         if item.check().state is State.MISSING:
             item.apply()
@@ -61,7 +61,7 @@ def taken_back(items: Sequence[Resource]) -> None:
 
 
 def is_killed_before(effect: int, work: Callable[[], None]) -> bool:
-    """Do it in a child that ends before its n-th effect. False: it had fewer, and has done it."""
+    """Run in a child that ends before its n-th effect. False: it completed."""
     child = os.fork()
     if child == 0:
         left = [effect]
@@ -89,7 +89,7 @@ def is_killed_before(effect: int, work: Callable[[], None]) -> bool:
 
 @pytest.fixture
 def memory() -> Iterator[Path]:
-    """A folder in memory: every small file is synced, which would take a disk most of the time."""
+    """Use a folder in memory, as syncing many small files to disk is slow."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
         yield Path(name)
 
@@ -101,21 +101,21 @@ def source(tmp_path: Path) -> tuple[Path, str]:
 
 def test_interrupted_apply_is_completed_by_the_next(memory: Path, source: tuple[Path, str]) -> None:
     effect, whole = 0, None
-    cut = True
-    while cut:
+    killed = True
+    while killed:
         effect += 1
         folder = memory / str(effect)
         folder.mkdir()
         place = TargetRoot(bare_root(folder))
         before = tree(place.root)
         items = all_resources(place, *source)
-        cut = is_killed_before(effect, lambda items=items: made(items))  # type: ignore[misc]
-        made(items)
+        killed = is_killed_before(effect, lambda items=items: apply_all(items))  # type: ignore[misc]
+        apply_all(items)
         now = set(tree(place.root))
         whole = whole or now
-        assert now == whole, f"cut before effect {effect}"
+        assert now == whole, f"killed before effect {effect}"
         taken_back(items)
-        assert tree(place.root) == before, f"cut before effect {effect}"
+        assert tree(place.root) == before, f"killed before effect {effect}"
     assert effect > 40, "so many effects it has at least"
 
 
@@ -125,11 +125,11 @@ def test_interrupted_revert_is_completed_by_the_next(
     place = TargetRoot(bare_root(memory))
     before = tree(place.root)
     items = all_resources(place, *source)
-    effect, cut = 0, True
-    while cut:
+    effect, killed = 0, True
+    while killed:
         effect += 1
-        made(items)
-        cut = is_killed_before(effect, lambda: taken_back(items))
+        apply_all(items)
+        killed = is_killed_before(effect, lambda: taken_back(items))
         taken_back(items)
-        assert tree(place.root) == before, f"cut before effect {effect}"
+        assert tree(place.root) == before, f"killed before effect {effect}"
     assert effect > 20

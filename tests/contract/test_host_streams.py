@@ -1,6 +1,6 @@
-"""Client, wire and server of the host agent, with this host in the guest's place.
+"""Test the host agent's streams with the local host as guest.
 
-Programs, TCP and HTTP through the WebSockets; what happens when a side goes, or does not read.
+Covers programs, TCP and HTTP over WebSockets, lost connections and slow readers.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ async def test_lost_client_ends_program_that_does_not_read(
 
     flooding = asyncio.create_task(flood())
     await asyncio.sleep(1)
-    assert not flooding.done()  # the program takes nothing, so neither does the agent
+    assert not flooding.done()  # the program reads nothing, so the agent stops reading
     flooding.cancel()
     connection.transport.abort()
     await until_ended(local.programs[0].process.pid)
@@ -156,7 +156,7 @@ async def test_endless_output_is_throttled(
         await anext(chunks)
         taken = -1
         async with asyncio.timeout(30):
-            while local.programs[0].read_bytes != taken:  # until it stands still
+            while local.programs[0].read_bytes != taken:  # until it stops
                 taken = local.programs[0].read_bytes
                 assert taken < 8_000_000
                 await asyncio.sleep(0.5)
@@ -194,7 +194,7 @@ async def test_streams_are_distinct(host: Host) -> None:
 
 async def test_tcp_carries_both_directions_and_half_closes(host: Host) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write((await reader.read())[::-1])  # answers only once it saw the end
+        writer.write((await reader.read())[::-1])  # answers after the end of input
         await writer.drain()
         writer.close()
 
@@ -300,7 +300,7 @@ async def test_oversized_frame_ends_stream(host: Host) -> None:
 
 
 class _http_server:  # noqa: N801 - reads as a phrase
-    """A small HTTP server with bad manners at some paths."""
+    """HTTP server that misbehaves on some paths."""
 
     async def __aenter__(self) -> int:
         self._server = await asyncio.start_server(self._answer, "127.0.0.1", 0)

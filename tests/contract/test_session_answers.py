@@ -1,5 +1,7 @@
-"""What is told of a session, in whichever state it is, names the CLI machine and never the browser
-machine; nor does `/api/vm/active-cli`, whatever runs beside it."""
+"""Test that session responses name the CLI machine only.
+
+Neither sessions nor `/api/vm/active-cli` name a browser machine, in any state.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,7 @@ CLI_ADDRESS = "192.168.100.5"
 
 @dataclass(frozen=True)
 class Api:
-    """The API over a database, without what does the work."""
+    """API over a database, without background workers."""
 
     database: Database
     client: httpx.AsyncClient
@@ -120,7 +122,7 @@ def _session(number: int, provider: str) -> ConnectSession:
 async def _bring_to(
     api: Api, session: ConnectSession, state: tuple[SessionStatus, str | None], cli: VmId | None
 ) -> None:
-    """Have the session be there, in that state, with its steps and that CLI machine."""
+    """Insert a session in that state, with its steps and CLI machine."""
     status, step = state
     async with api.database.write() as connection:
         await sessions.insert(connection, session)
@@ -171,8 +173,8 @@ async def _check_session(
     expected = None if cli is None else {"vmId": cli, "ipAddress": CLI_ADDRESS}
     assert answer.json()["cliVM"] == expected
     if answer.json()["status"] == "completed" and cli is not None:
-        told: dict[str, Any] = complete.json()
-        assert told == {"success": True, "sessionId": session.session_id, "cliVM": expected}
+        answer: dict[str, Any] = complete.json()
+        assert answer == {"success": True, "sessionId": session.session_id, "cliVM": expected}
     else:
         assert (complete.status_code, complete.json()["code"]) == (409, "session-not-completed")
     if answer.json()["endedAt"] is not None:
@@ -198,7 +200,7 @@ async def _check_active(
 
 
 SLEEPING = {MachineState.HIBERNATING, MachineState.HIBERNATED, MachineState.RESUMING}
-"""A machine that is used wakes: to who uses it, it is there."""
+"""A hibernated machine resumes on use, so it counts as active."""
 
 
 @pytest.mark.parametrize("state", MachineState)

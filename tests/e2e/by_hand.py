@@ -1,5 +1,7 @@
-"""A person's hand and eye at the live view: finds the stand-in's forms by their colours, and clicks
-and types there as the page passes it on."""
+"""Fill in the fake providers' forms through the live view.
+
+Finds the forms by their colours, then clicks and types as a user does.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ EMAIL, PASSWORD = "ada@example.test", "analytical-engine"
 _PATIENCE_S = 240
 _LOOK_EVERY_S = 0.5
 _ABOVE_THE_BUTTON_PX = 150
-"""How far the middle of the field for the e-mail address is above that of the form's button."""
+"""Distance of the e-mail field above the form's button, between their centres."""
 _HALF_A_FIELD_PX = 22
 _LOOK_AT = """(canvas, { x, y }) => {
   const copy = new OffscreenCanvas(360, 44).getContext("2d", { willReadFrequently: true });
@@ -25,8 +27,8 @@ _LOOK_AT = """(canvas, { x, y }) => {
   return copy.getImageData(0, 0, 360, 44).data.join();
 }"""
 _FIND_BUTTON = """(canvas) => {
-  // The stand-in's buttons are #2456c8; what the screen shows was perhaps compressed.
-  const BROWSERS_OWN = 100; // the browser's tabs and buttons, blue ones among them
+  // The forms' buttons are #2456c8, but the screen may be compressed.
+  const BROWSERS_OWN = 100; // the browser's own tabs and buttons, some of them blue
   const { width, height } = canvas;
   const copy = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
   copy.drawImage(canvas, 0, 0);
@@ -47,7 +49,7 @@ _FIND_BUTTON = """(canvas) => {
 
 @dataclass(frozen=True)
 class Button:
-    """Where a form's button is, in pixels of the browser machine's screen."""
+    """Position of a form's button, in pixels of the browser machine's screen."""
 
     left: int
     top: int
@@ -62,7 +64,7 @@ class Button:
 
 
 class Hand:
-    """At one connect page."""
+    """User at one connect page."""
 
     def __init__(self, page: Page, calls: Path) -> None:
         self._page = page
@@ -70,12 +72,12 @@ class Hand:
         self._calls = calls
 
     async def log_in(self) -> None:
-        """Sign in as Ada, and authorize the CLI."""
+        """Sign in as Ada and authorize the CLI."""
         before = self._codes()
         button = await self.button(lambda it: it.top > it.height // 4)
         x, y = button.middle
         fields = {"x": button.left, "y": y - _ABOVE_THE_BUTTON_PX - _HALF_A_FIELD_PX}
-        async with self._answered(fields):  # the field shows that it has the focus
+        async with self._answered(fields):  # the focused field changes its look
             await self._click(x, y - _ABOVE_THE_BUTTON_PX, button)
         await self._page.keyboard.type(EMAIL, delay=40)
         fields["y"] = button.top - _HALF_A_FIELD_PX * 3
@@ -88,7 +90,7 @@ class Hand:
         await _until(lambda: self._codes() > before, "authorized")
 
     async def button(self, is_it: Callable[[Button], bool]) -> Button:
-        """A form's button, as soon as the screen shows it at the same place twice."""
+        """Return a form's button once its position is stable."""
         last = None
         async with asyncio.timeout(_PATIENCE_S):
             while True:
@@ -103,7 +105,7 @@ class Hand:
 
     @asynccontextmanager
     async def _answered(self, where: dict[str, float]) -> AsyncIterator[None]:
-        """Wait until the screen there is no longer as it was before."""
+        """Wait until that part of the screen changes."""
         before = await self._screen.evaluate(_LOOK_AT, where)
         yield
         async with asyncio.timeout(_PATIENCE_S):
@@ -117,7 +119,7 @@ class Hand:
         await self._page.mouse.click(box["x"] + x * scale, box["y"] + y * scale)
 
     def _codes(self) -> int:
-        """How many times somebody has authorized a CLI."""
+        """Count the authorized logins."""
         lines = self._calls.read_text().splitlines()
         return sum(json.loads(line)["event"] == "code-issued" for line in lines)
 

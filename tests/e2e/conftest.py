@@ -1,4 +1,4 @@
-"""The Polydev of the journeys on real machines: one for all of them."""
+"""Fixtures for journeys: one Polydev on real machines for all tests."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from e2e.place import Place, a_demos_place
 
 @pytest.fixture(scope="session")
 def place() -> Iterator[Place]:
-    """A Polydev of the tests' own, which nothing is left of afterwards.
+    """Run a separate Polydev; check that nothing is left of it.
 
-    It boots its browser machines until somebody asks for a template to clone them of.
+    It boots browser machines until a test requests a template for clones.
     """
     with a_demos_place(POLYDEV_WARM_START="true", POLYDEV_WARM_QUIET_S="3600") as place:
         yield place
@@ -23,9 +23,9 @@ def place() -> Iterator[Place]:
 
 @pytest.fixture(scope="session")
 def report(place: Place) -> dict[str, Any]:
-    """The last line of `polydev demo --json`, which has logged Claude Code in."""
-    words = ("demo", "--provider", "claude_code", "--keep-approving", "--json")
-    ended = place.run(*words, limit_s=1500)
+    """Run `polydev demo --json`, which logs Claude Code in; return its report."""
+    argv = ("demo", "--provider", "claude_code", "--keep-approving", "--json")
+    ended = place.run(*argv, limit_s=1500)
     last = ended.stdout.splitlines()[-1] if ended.stdout else ""
     assert ended.returncode == 0, f"{ended.stderr[-8000:]}\n{last}"
     answer: dict[str, Any] = json.loads(last)

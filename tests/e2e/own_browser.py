@@ -1,7 +1,7 @@
-"""A person's own browser, in the network where the stand-in is: signs in, and prints the address
-at which that ends, which on their machine nobody answers.
+"""Sign in with a local browser in the fake providers' network.
 
-Run as a program: `ip netns exec NAME python own_browser.py URL PROXY CA`.
+Prints the final callback URL, which is unreachable on the user's machine. Run as a program:
+`ip netns exec NAME python own_browser.py URL PROXY CA`.
 """
 
 import sys

@@ -1,6 +1,6 @@
-"""A Polydev of a test's own: names, folders and port that collide with nobody's.
+"""Run a separate Polydev with unique names, folders and port.
 
-The commands are typed as a person would type them; what is left afterwards is found by looking.
+Tests run its commands as a user does, then search for leftovers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ IMAGES = os.environ.get("POLYDEV_IMAGES_DIR", "/var/cache/polydev/golden-images"
 
 @dataclass
 class Place:
-    """One state folder, one set of namespaces, one port."""
+    """Separate installation: state folder, namespaces and port."""
 
     name: str = field(default_factory=lambda: f"pdt-{secrets.token_hex(3)}")
     extra: dict[str, str] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class Place:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Everything a command needs, also for `demo`, which takes its names from the last two."""
+        """Return a command's environment; the last two variables name the demo."""
         return {
             "PATH": os.environ["PATH"],
             "LANG": "C.UTF-8",
@@ -56,9 +56,9 @@ class Place:
             **self.extra,
         }
 
-    def start(self, *words: str, **options: Any) -> subprocess.Popen[str]:
+    def start(self, *argv: str, **options: Any) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "polydev.cli", *words],
+            [sys.executable, "-P", "-m", "polydev.cli", *argv],
             env=self.environment,
             text=True,
             stdin=options.pop("stdin", subprocess.DEVNULL),
@@ -68,32 +68,32 @@ class Place:
         )
 
     def run(
-        self, *words: str, text_in: str | None = None, limit_s: float = 300
+        self, *argv: str, text_in: str | None = None, limit_s: float = 300
     ) -> subprocess.CompletedProcess[str]:
         stdin = subprocess.DEVNULL if text_in is None else subprocess.PIPE
-        process = self.start(*words, stdin=stdin)
+        process = self.start(*argv, stdin=stdin)
         try:
             out, err = process.communicate(text_in, timeout=limit_s)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=60)
-        return subprocess.CompletedProcess(words, process.returncode, out, err)
+        return subprocess.CompletedProcess(argv, process.returncode, out, err)
 
-    def ok(self, *words: str, text_in: str | None = None, limit_s: float = 300) -> str:
-        """What a command prints; it must succeed."""
-        ended = self.run(*words, text_in=text_in, limit_s=limit_s)
-        assert ended.returncode == 0, f"{words}: {ended.returncode}\n{ended.stdout}\n{ended.stderr}"
+    def ok(self, *argv: str, text_in: str | None = None, limit_s: float = 300) -> str:
+        """Run a command that must succeed; return its output."""
+        ended = self.run(*argv, text_in=text_in, limit_s=limit_s)
+        assert ended.returncode == 0, f"{argv}: {ended.returncode}\n{ended.stdout}\n{ended.stderr}"
         return ended.stdout
 
-    def json(self, *words: str, limit_s: float = 300) -> Any:
-        """The JSON that ends what a command prints; it must succeed."""
-        return json.loads(self.ok(*words, "--json", limit_s=limit_s).splitlines()[-1])
+    def json(self, *argv: str, limit_s: float = 300) -> Any:
+        """Run a command that must succeed; return its JSON result."""
+        return json.loads(self.ok(*argv, "--json", limit_s=limit_s).splitlines()[-1])
 
     def namespaces(self) -> list[str]:
         return sorted(p.name for p in Path("/run/netns").glob(f"{self.name}*"))
 
     def processes(self) -> dict[int, str]:
-        """Processes whose arguments or environment name this place: pid -> arguments."""
+        """Find processes of this installation: pid -> arguments."""
         found = {}
         for folder in Path("/proc").glob("[0-9]*"):
             try:
@@ -106,12 +106,12 @@ class Place:
         return found
 
     def process(self, module: str) -> int:
-        """The pid of this place's process that runs a module."""
-        [pid] = [pid for pid, words in self.processes().items() if f"-m {module} " in words]
+        """Return the pid of the process that runs a module."""
+        [pid] = [pid for pid, argv in self.processes().items() if f"-m {module} " in argv]
         return pid
 
     def leftovers(self) -> dict[str, object]:
-        """Everything of this place that is still there."""
+        """Return what is left of this installation."""
         found = {
             "processes": self.processes(),
             "namespaces": self.namespaces(),
@@ -127,7 +127,7 @@ class Place:
 
 @contextmanager
 def a_demos_place(**extra: str) -> Iterator[Place]:
-    """A place for a demo, with these settings besides; nothing is left of it afterwards."""
+    """Provide an installation for a demo; check afterwards that nothing is left."""
     place = Place(extra=extra)
     try:
         yield place

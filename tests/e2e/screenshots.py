@@ -1,7 +1,6 @@
-"""Pictures of every page as it stands at a running demo, for docs/screenshots.
+"""Take screenshots of every page of a running demo for docs/screenshots.
 
-`scripts/screenshots` runs it. It looks, says something to one CLI, and begins a login that it
-cancels again.
+Run by `scripts/screenshots`. Sends one chat message, and starts a login that it cancels.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from playwright.async_api import Page, expect
 
 from e2e.by_hand import Hand
 
-PROMPT = "plan\nthink: which folder is meant\nmarkdown\nwrite /root/notes.md: kept"
+PROMPT = "plan\nthink: which folder is meant\nmarkdown\nwrite /root/notes.md: saved"
 LOGIN_MS = 400_000
 TURN_MS = 240_000
 _API = """async ([method, path, body]) => {
@@ -42,7 +41,7 @@ async def main(folder: Path, url: str, email: str, password: str) -> None:
 
 
 async def _prepared(visit: Visit) -> dict[str, str]:
-    """A chat that waits for permission, and a login that waits for its person."""
+    """Create a chat that awaits permission and a login that awaits its user."""
     await visit.open("/")
     page = visit.page
     cli = await page.evaluate(_API, ["GET", "/api/vm/active-cli"])
@@ -66,7 +65,7 @@ async def _prepared(visit: Visit) -> dict[str, str]:
 
 
 async def _settled(page: Page, name: str) -> None:
-    """What comes after the page itself is there, too."""
+    """Wait for the content that loads after the page."""
     if name == "connect":
         await expect(page.locator("[data-waiting=yes]")).to_be_attached(timeout=LOGIN_MS)
         await Hand(page, Path("/nowhere")).button(lambda it: it.top > it.height // 4)

@@ -1,8 +1,8 @@
-"""The main job on real machines, by the commands alone: real CLIs, the stand-in provider.
+"""Test the main journeys on real machines through the commands.
 
 `polydev demo` logs Claude Code in, `polydev connect` logs Codex in while controller and host agent
-are killed. Gemini CLI has its journey in test_page.py. Each takes minutes in an emulated machine,
-so each logs in once, and the tests look at what that left.
+are killed. test_page.py covers Gemini CLI. A login takes minutes when machines are
+emulated, so each CLI logs in once and the tests inspect the result.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ STEPS = LOGIN_STEPS
 
 @pytest.fixture(scope="module")
 def cli(report: dict[str, Any]) -> str:
-    """The CLI machine."""
+    """Return the id of the CLI machine."""
     vm_id: str = report["machines"]["claude_code"]
     return vm_id
 
 
 @pytest.fixture(scope="module")
 def codex(place: Place, cli: str) -> subprocess.CompletedProcess[str]:
-    """The end of a login of Codex that controller and host agent do not live through.
+    """Log Codex in while controller and host agent are killed.
 
-    Both are killed while real machines are in the middle of it, and once more later.
+    Both are killed while the machines are created, and again later.
     """
     for step in (StepName.CREATE_MACHINES.label, StepName.START_LOGIN.label):
         process = _connect_until(place, step)
@@ -57,18 +57,18 @@ def codex(place: Place, cli: str) -> subprocess.CompletedProcess[str]:
 
 
 def _connect_until(place: Place, step: str) -> subprocess.Popen[str]:
-    """The command of a login, the live one if there is one, that has told that a step is done."""
+    """Start or join a login; return its command once a step is done."""
     for _ in range(60):
         process = place.start("connect", "codex", stderr=subprocess.STDOUT)
         assert process.stdout is not None
-        said = []
+        output = []
         for line in process.stdout:
-            said.append(line)
+            output.append(line)
             if "✓" in line and step in line:
                 return process
         process.communicate(timeout=60)
-        assert "answer" in said[-1], said  # the controller is not up again
-    raise AssertionError(said)
+        assert "answer" in output[-1], output  # the controller is not up yet
+    raise AssertionError(output)
 
 
 def test_journey_ends_with_an_answer(report: dict[str, Any]) -> None:
@@ -131,8 +131,8 @@ def test_cli_reports_its_login(place: Place, cli: str, provider: str) -> None:
 @pytest.mark.parametrize("provider", CREDENTIALS)
 def test_only_root_may_read_credentials(place: Place, cli: str, provider: str) -> None:
     path = CREDENTIALS[provider]
-    told = place.ok("machine", "exec", cli, "--", "stat", "-c", "%U:%G %a", path)
-    assert told.strip() == "root:root 600"
+    mode = place.ok("machine", "exec", cli, "--", "stat", "-c", "%U:%G %a", path)
+    assert mode.strip() == "root:root 600"
 
 
 @pytest.mark.usefixtures("codex")
@@ -148,15 +148,15 @@ def test_tokens_are_only_in_the_cli_machine(place: Place, cli: str) -> None:
         tokens |= tokens_in(json.loads(text))
     assert len(tokens) == 5, "Codex has three, Claude Code two"
     needles = [token.encode() for token in tokens]
-    for words in place.processes().values():
-        assert not any(needle.decode() in words for needle in needles)
+    for argv in place.processes().values():
+        assert not any(needle.decode() in argv for needle in needles)
     for path in searched(place.state_dir):
         content = path.read_bytes()
         assert not any(needle in content for needle in needles), path
 
 
 def tokens_in(value: Any, name: str = "") -> set[str]:
-    """Every text in a credentials file that is the value of something called a token."""
+    """Return the values of all tokens in a credentials file."""
     if isinstance(value, dict):
         return set().union(*(tokens_in(inner, key) for key, inner in value.items()))
     is_token = isinstance(value, str) and name.lower().endswith("token") and value
@@ -164,7 +164,7 @@ def tokens_in(value: Any, name: str = "") -> set[str]:
 
 
 def searched(state_dir: Path) -> list[Path]:
-    """Every file but the CLI machines' disks, which hold the credentials by design."""
+    """List all files except CLI machines' disks, which hold credentials by design."""
     return [
         path
         for path in state_dir.rglob("*")

@@ -1,9 +1,7 @@
-"""The whole journey in Debian's Chromium, on real machines with the real CLIs: what a person does
-on the page, by clicks and keys, from signing in to a chat that was left and found again.
+"""Test the page in Chromium with real machines and CLIs.
 
-Gemini CLI is logged in by hand, Codex in a browser of one's own. Claude Code and, by the commands,
-Codex have logged in before (test_journey.py): what a provider needs and what a door needs are apart
-in the product, so each provider and each door is gone through once.
+Gemini CLI logs in through the live view, Codex in a local browser. test_journey.py covers Claude
+Code and the commands. Providers and ways to log in are independent, so each is tested once.
 """
 
 from __future__ import annotations
@@ -32,14 +30,14 @@ pytestmark = [pytest.mark.vm, pytest.mark.clis, pytest.mark.timeout(1800)]
 NAMES = {"claude_code": "Claude Code", "codex": "Codex", "gemini_cli": "Gemini CLI"}
 LOGIN_MS = 400_000
 TURN_MS = 240_000
-"""Machines are emulated in software, two at a time on two processors."""
+"""Generous, as machines may be emulated: two at a time on two processors."""
 
 
 @pytest.fixture(scope="module")
 def world(place: Place, report: dict[str, Any]) -> dict[str, Any]:
-    """A host that has been up for a while: its browser machines are clones, and one waits.
+    """Prepare a host with a standby clone for browser machines.
 
-    The stand-in waits for somebody's hand, as after `polydev demo`.
+    The fake providers wait for manual input, as after `polydev demo`.
     """
     os.kill(place.process("polydev.testing.fake_providers"), signal.SIGUSR1)
     assert place.json("image", "warm", limit_s=900)["state"] == "ready"
@@ -50,7 +48,7 @@ def world(place: Place, report: dict[str, Any]) -> dict[str, Any]:
 async def _at_home(
     place: Place, world: dict[str, Any], chromium: Chromium, **how: Any
 ) -> AsyncIterator[Visit]:
-    """The page, with its administrator signed in."""
+    """Open the page with the administrator signed in."""
     async with chromium.visit(f"http://localhost:{place.port}", **how) as visit:
         await visit.open("/")
         await visit.page.get_by_label("Email address").fill(world["account"]["email"])
@@ -61,20 +59,20 @@ async def _at_home(
 
 
 async def _chat_with(page: Page, provider: str) -> None:
-    """A new chat, from the page at home."""
-    made = await page.evaluate(
+    """Create a chat and open its page."""
+    chat_id = await page.evaluate(
         """async (provider) => {
           const { api } = await import(document.querySelector('script[src*="/app.js"]').src);
           return (await api("POST", "/api/chats", { provider })).chatId;
         }""",
         provider,
     )
-    await page.goto(f"/chat/{made}")
+    await page.goto(f"/chat/{chat_id}")
 
 
-async def _say(page: Page, words: str) -> None:
+async def _send(page: Page, text: str) -> None:
     await expect(page.locator(".chat")).not_to_have_attribute("data-state", "loading")
-    await page.get_by_label(re.compile("Message to")).fill(words)
+    await page.get_by_label(re.compile("Message to")).fill(text)
     await page.keyboard.press("Enter")
 
 
@@ -97,14 +95,14 @@ async def test_manual_login_leads_to_a_chat_that_asks_permission(
 
         await expect(page).to_have_url(re.compile(r"/chat/"), timeout=30_000)
         file = f"/root/{provider}.txt"
-        await _say(page, f"run: echo it works > {file}")
+        await _send(page, f"run: echo it works > {file}")
         permission = page.locator(".permission[data-state=open]")
         await expect(permission).to_be_visible(timeout=TURN_MS)
         await permission.locator("button.primary").first.click()
         await expect(page.locator(".permission[data-state=answered]")).to_be_visible()
         await expect(page.locator("[data-stop]")).to_be_hidden(timeout=TURN_MS)
-        told = place.ok("machine", "exec", cli["vm_id"], "--", "cat", file)
-        assert told.strip() == "it works"
+        content = place.ok("machine", "exec", cli["vm_id"], "--", "cat", file)
+        assert content.strip() == "it works"
 
 
 def test_gemini_tokens_are_only_in_the_cli_machine(place: Place, world: dict[str, Any]) -> None:
@@ -112,8 +110,8 @@ def test_gemini_tokens_are_only_in_the_cli_machine(place: Place, world: dict[str
     path = "/root/.gemini/oauth_creds.json"
     tokens = tokens_in(json.loads(place.ok("machine", "exec", cli["vm_id"], "--", "cat", path)))
     assert len(tokens) == 3
-    words = "\n".join(place.processes().values())
-    assert not any(token in words for token in tokens)
+    arguments = "\n".join(place.processes().values())
+    assert not any(token in arguments for token in tokens)
     for file in searched(place.state_dir):
         content = file.read_bytes()
         assert not any(token.encode() in content for token in tokens), file
@@ -147,12 +145,12 @@ async def test_local_browser_login_is_completed_by_its_callback_url(
 
 
 async def _ends_at(place: Place, url: str) -> str:
-    """Sign in at a URL with a browser that is in the stand-in's network."""
-    standin = place.state_dir / "standin"
+    """Sign in at a URL with a browser in the fake providers' network."""
+    providers = place.state_dir / "standin"
     process = await asyncio.create_subprocess_exec(
         *("ip", "netns", "exec", f"{place.name}-net", sys.executable),
         *(Path(__file__).with_name("own_browser.py"), url),
-        *("http://198.51.100.1:3128", standin / "ca.pem"),
+        *("http://198.51.100.1:3128", providers / "ca.pem"),
         env=place.environment,
         stdout=asyncio.subprocess.PIPE,
     )
@@ -167,7 +165,7 @@ async def test_turn_continues_without_the_page_and_is_shown_once(
     async with _at_home(place, world, chromium) as visit:
         page = visit.page
         await _chat_with(page, "codex")
-        await _say(page, "slowly: 60")
+        await _send(page, "slowly: 60")
         log = page.locator("[data-log]")
         await expect(log).to_contain_text("piece 3 of 60", timeout=TURN_MS)
         here = page.url
@@ -175,8 +173,8 @@ async def test_turn_continues_without_the_page_and_is_shown_once(
         await page.goto(here)
         await expect(log).to_contain_text("piece 60 of 60", timeout=TURN_MS)
         await expect(page.locator("[data-stop]")).to_be_hidden(timeout=TURN_MS)
-        told = re.findall(r"piece (\d+) of 60", await log.inner_text())
-        assert told == [str(number) for number in range(1, 61)], "each once, in order"
+        pieces = re.findall(r"piece (\d+) of 60", await log.inner_text())
+        assert pieces == [str(number) for number in range(1, 61)], "each once, in order"
 
 
 async def test_terminal_is_a_shell_in_the_cli_machine(

@@ -1,4 +1,4 @@
-"""The commands against a running Polydev whose machines are simulated: quick, no images needed."""
+"""Test the commands against a running Polydev with simulated machines."""
 
 from __future__ import annotations
 
@@ -108,19 +108,19 @@ def test_chat_streams_and_reads_standard_input(place: Place) -> None:
 def test_exec_passes_streams_and_exit_codes(place: Place) -> None:
     place.ok("connect", "codex")
     assert place.ok("machine", "exec", "cli", "--", "cat", text_in="through\n") == "through\n"
-    told = place.run("machine", "exec", "cli", "--json", "--", "no-such-program")
-    assert json.loads(told.stdout)["exit_code"] == told.returncode == 127
+    ended = place.run("machine", "exec", "cli", "--json", "--", "no-such-program")
+    assert json.loads(ended.stdout)["exit_code"] == ended.returncode == 127
 
 
 def test_machine_is_created_shown_and_destroyed(place: Place) -> None:
-    made = place.json("machine", "create", "browser")
-    assert made["status"] == "running"
-    assert place.json("machine", "show", made["vm_id"][:12])["vm_id"] == made["vm_id"]
-    assert place.json("machine", "console", made["vm_id"])["console"]
-    assert place.run("machine", "destroy", made["vm_id"]).returncode == 1, "it asks first"
-    gone = place.json("machine", "destroy", made["vm_id"], "--yes")
+    created = place.json("machine", "create", "browser")
+    assert created["status"] == "running"
+    assert place.json("machine", "show", created["vm_id"][:12])["vm_id"] == created["vm_id"]
+    assert place.json("machine", "console", created["vm_id"])["console"]
+    assert place.run("machine", "destroy", created["vm_id"]).returncode == 1, "it asks first"
+    gone = place.json("machine", "destroy", created["vm_id"], "--yes")
     assert gone["status"] == "destroyed"
-    ended = place.run("machine", "show", made["vm_id"])
+    ended = place.run("machine", "show", created["vm_id"])
     assert ended.returncode == 1
     assert "no machine" in ended.stderr
 

@@ -1,4 +1,4 @@
-"""The end of the Polydev of all journeys. Named so that it comes last."""
+"""Test `polydev down`. The module's name sorts last, after all journeys."""
 
 from __future__ import annotations
 

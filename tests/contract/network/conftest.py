@@ -1,4 +1,4 @@
-"""A VM network between namespaces of the test, set up by the product."""
+"""Fixtures for a real VM network between namespaces of the test."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from polydev.hostagent.settings import HostSettings
 
 @pytest.fixture
 def here() -> Iterator[Surroundings]:
-    with surroundings() as made:
-        yield made
+    with surroundings() as it:
+        yield it
 
 
 @pytest.fixture
@@ -26,10 +26,10 @@ def plan(here: Surroundings, tmp_path: Path) -> NetworkConfig:
 
 @pytest.fixture
 async def network(plan: NetworkConfig) -> AsyncIterator[Network]:
-    made = Network(plan)
-    await made.ensure()
-    yield made
-    await made.remove()
+    it = Network(plan)
+    await it.ensure()
+    yield it
+    await it.remove()
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
-"""The VM network against machines that send whatever they like.
+"""Test the VM network against hostile machines.
 
-Everything is real but the machines: programs that hold TAPs open, as VMMs do.
+Only the machines are fake: programs that hold TAPs open like VMMs.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ async def test_gateway_answers_arp_and_echo(attach: Attach) -> None:
     assert machine.fence() == []
 
 
-# -- what a machine may not claim -----------------------------------------------------------------
+# -- forged addresses ------------------------------------------------------------------------------
 
 
 async def test_forged_frames_are_dropped(here: Surroundings, attach: Attach) -> None:
@@ -116,7 +116,7 @@ async def test_forged_arp_is_ignored(here: Surroundings, attach: Attach) -> None
     assert other.fence() == []
 
 
-# -- what a machine may not reach -----------------------------------------------------------------
+# -- unreachable destinations ----------------------------------------------------------------------
 
 
 async def test_machines_do_not_reach_each_other(attach: Attach) -> None:

@@ -1,6 +1,6 @@
-"""Set-up, repair, removal and dialling of the VM network.
+"""Test set-up, repair, removal and dialling of the VM network.
 
-Everything is real but the machines: programs that hold TAPs open, as VMMs do.
+Only the machines are fake: programs that hold TAPs open like VMMs.
 """
 
 from __future__ import annotations
