@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from contract.cli_world import User
+from contract.clis.cli_world import User
 
 if __name__ == "__main__":
     url, proxy, authority = sys.argv[1:]

@@ -33,7 +33,7 @@ from polydev.hostagent.images.recipe import Recipe
 
 Result = TypeVar("Result")
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 ADDRESS = "198.51.100.1"  # TEST-NET-2, on the namespace's loopback
 CLONE_NEWNET = 0x40000000
 PATIENCE_S = 120
