@@ -11,18 +11,19 @@ from pathlib import Path
 
 from postgres import a_cluster
 
-from bench import measure, memory
-from bench.agent import running_agent
-from bench.chat import chat_relay
-from bench.connect import connect_steps
-from bench.disk import new_disk
-from bench.effort import TRIAL, Effort
-from bench.hibernate import hibernate
-from bench.load import load as under_load
-from bench.machine_start import machine_start
-from bench.start_parts import picture, start_parts
-from bench.terminal import terminal
-from bench.warm import warm_browsers
+from bench.common import measure
+from bench.common.agent import running_agent
+from bench.common.effort import TRIAL, Effort
+from bench.controller.chat import chat_relay
+from bench.controller.connect import connect_steps
+from bench.controller.load import load as under_load
+from bench.controller.terminal import terminal
+from bench.machines import memory
+from bench.machines.disk import new_disk
+from bench.machines.hibernate import hibernate
+from bench.machines.machine_start import machine_start
+from bench.machines.start_parts import picture, start_parts
+from bench.machines.warm import warm_browsers
 
 NAMES = (
     *("disk", "machine", "parts", "memory", "many", "hibernate", "warm"),

@@ -17,8 +17,8 @@ from typing import Any, cast
 
 from websockets.asyncio.client import connect
 
-from bench.load import World, simulated_world
-from bench.measure import Comparison, compare
+from bench.common.measure import Comparison, compare
+from bench.controller.load import World, simulated_world
 from polydev.shared.host_client import Host
 from polydev.shared.host_protocol import ExecRequest
 

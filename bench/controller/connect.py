@@ -12,10 +12,10 @@ import secrets
 import socket
 from pathlib import Path
 
-from bench.effort import Effort
-from bench.measure import shares
+from bench.common.effort import Effort
+from bench.common.measure import shares
 
-_POLYDEV = Path(__file__).parent.parent / "bin" / "polydev"
+_POLYDEV = Path(__file__).parents[2] / "bin" / "polydev"
 _LIMIT_S = 1800.0
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from bench.measure import Comparison, compare
+from bench.common.measure import Comparison, compare
 from polydev.hostagent.images import ImageStore
 from polydev.hostagent.provisioning.disks import make_disk
 

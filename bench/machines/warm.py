@@ -11,10 +11,10 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from bench.agent import BenchAgent
-from bench.effort import Effort
-from bench.measure import Side, compare, private_mib, timed
-from bench.page import wait_painted, wait_served
+from bench.common.agent import BenchAgent
+from bench.common.effort import Effort
+from bench.common.measure import Side, compare, private_mib, timed
+from bench.machines.page import wait_painted, wait_served
 from polydev.shared.domain import MachineKind, new_vm_id
 from polydev.shared.host_client import Host
 from polydev.shared.host_protocol import CreateMachine, DestroyMachine, WarmShape

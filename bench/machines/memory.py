@@ -15,8 +15,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import median
 
-from bench.agent import BenchAgent
-from bench.effort import Effort
+from bench.common.agent import BenchAgent
+from bench.common.effort import Effort
 from polydev.hostagent.images import ImageStore
 from polydev.shared.domain import MachineKind, new_vm_id
 from polydev.shared.host_protocol import CreateMachine, DestroyMachine, MachineView

@@ -10,8 +10,8 @@ import time
 from dataclasses import dataclass, field
 from statistics import median
 
-from bench.agent import BenchAgent
-from bench.measure import Comparison, compare, private_mib, timed
+from bench.common.agent import BenchAgent
+from bench.common.measure import Comparison, compare, private_mib, timed
 from polydev.shared.domain import MachineKind, new_vm_id
 from polydev.shared.host_protocol import (
     CreateMachine,

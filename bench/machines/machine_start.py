@@ -18,8 +18,8 @@ from pathlib import Path
 
 import asyncssh
 
-from bench.agent import BenchAgent
-from bench.measure import Comparison, compare
+from bench.common.agent import BenchAgent
+from bench.common.measure import Comparison, compare
 from polydev.hostagent.images import ImageStore
 from polydev.hostagent.network import Attachment, Network, dial
 from polydev.hostagent.provisioning.config_drive import MachineConfig, write_config_drive

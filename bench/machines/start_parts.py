@@ -20,7 +20,7 @@ from statistics import median
 
 from pydantic import SecretStr
 
-from bench.agent import BenchAgent
+from bench.common.agent import BenchAgent
 from polydev.hostagent.vmm.process import IDENTITY_FILE
 from polydev.shared.domain import MachineKind, new_vm_id
 from polydev.shared.host_protocol import CreateMachine, DestroyMachine

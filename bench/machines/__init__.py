@@ -1,0 +1,1 @@
+"""Benchmarks of machines and the host agent."""
