@@ -55,7 +55,7 @@ def apply_all(items: Sequence[Resource]) -> None:
         assert item.check().state is State.OK, item.check()
 
 
-def taken_back(items: Sequence[Resource]) -> None:
+def revert_all(items: Sequence[Resource]) -> None:
     for item in reversed(items):
         assert list(item.revert(purge=True)) == []
 
@@ -83,7 +83,7 @@ def is_killed_before(effect: int, work: Callable[[], None]) -> bool:
         os._exit(0)
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
-    assert code in (0, KILLED), "what was left behind could not be worked with"
+    assert code in (0, KILLED), "the next run failed on the leftovers"
     return code == KILLED
 
 
@@ -114,9 +114,9 @@ def test_interrupted_apply_is_completed_by_the_next(memory: Path, source: tuple[
         now = set(tree(place.root))
         whole = whole or now
         assert now == whole, f"killed before effect {effect}"
-        taken_back(items)
+        revert_all(items)
         assert tree(place.root) == before, f"killed before effect {effect}"
-    assert effect > 40, "so many effects it has at least"
+    assert effect > 40, "setup has more effects"
 
 
 def test_interrupted_revert_is_completed_by_the_next(
@@ -129,7 +129,7 @@ def test_interrupted_revert_is_completed_by_the_next(
     while killed:
         effect += 1
         apply_all(items)
-        killed = is_killed_before(effect, lambda: taken_back(items))
-        taken_back(items)
+        killed = is_killed_before(effect, lambda: revert_all(items))
+        revert_all(items)
         assert tree(place.root) == before, f"killed before effect {effect}"
     assert effect > 20

@@ -60,7 +60,9 @@ class Api:
     async def get(self, path: str) -> httpx.Response:
         return await self.client.get(path)
 
-    async def has(self, machine: Machine, state: MachineState, address: str | None) -> None:
+    async def insert_machine(
+        self, machine: Machine, state: MachineState, address: str | None
+    ) -> None:
         async with self.database.write() as connection:
             await machines.insert_if_absent(connection, machine)
             await machines.set_state(connection, machine.vm_id, state, address)
@@ -119,7 +121,7 @@ def _session(number: int, provider: str) -> ConnectSession:
     )
 
 
-async def _bring_to(
+async def _insert_session(
     api: Api, session: ConnectSession, state: tuple[SessionStatus, str | None], cli: VmId | None
 ) -> None:
     """Insert a session in that state, with its steps and CLI machine."""
@@ -144,17 +146,17 @@ async def test_session_names_only_its_cli_machine(
     browser = vm_id_for(first.session_id, MachineKind.BROWSER)
     cli = vm_id_for(first.session_id, MachineKind.CLI)
     others = vm_id_for(second.session_id, MachineKind.BROWSER)
-    await _bring_to(api, first, state, cli)
-    await _bring_to(api, second, (SessionStatus.RUNNING, "browser-ready"), cli)
+    await _insert_session(api, first, state, cli)
+    await _insert_session(api, second, (SessionStatus.RUNNING, "browser-ready"), cli)
     browsers = [(browser, BROWSER_ADDRESS), (others, "192.168.100.78")]
     for vm_id, address in browsers:
         machine = _machine(MachineKind.BROWSER, vm_id, first.session_id)
-        await api.has(machine, MachineState.RUNNING, address)
+        await api.insert_machine(machine, MachineState.RUNNING, address)
     seen: list[str] = []
     for runs in (False, True):
         if runs:
             machine = _machine(MachineKind.CLI, cli, first.session_id)
-            await api.has(machine, MachineState.RUNNING, CLI_ADDRESS)
+            await api.insert_machine(machine, MachineState.RUNNING, CLI_ADDRESS)
         for session in (first, second):
             await _check_session(api, session, cli if runs else None, seen)
         await _check_active(api, cli if runs else None, seen)
@@ -209,10 +211,10 @@ async def test_cli_machine_is_active_while_running_or_hibernated(
 ) -> None:
     session_id = SessionId("00000000-0000-4000-8000-000000000001")
     cli = vm_id_for(session_id, MachineKind.CLI)
-    await api.has(_machine(MachineKind.CLI, cli, session_id), state, CLI_ADDRESS)
+    await api.insert_machine(_machine(MachineKind.CLI, cli, session_id), state, CLI_ADDRESS)
     browser = vm_id_for(session_id, MachineKind.BROWSER)
     machine = _machine(MachineKind.BROWSER, browser, session_id)
-    await api.has(machine, MachineState.RUNNING, BROWSER_ADDRESS)
+    await api.insert_machine(machine, MachineState.RUNNING, BROWSER_ADDRESS)
     is_active = state in SLEEPING | {MachineState.RUNNING}
     await _check_active(api, cli if is_active else None, [], state)
 
@@ -224,5 +226,5 @@ async def test_oldest_running_cli_machine_is_active(api: Api) -> None:
     for number, state in zip(itertools.count(), states, strict=False):
         machine = _machine(MachineKind.CLI, VmId(f"vm-{number}"), session_id)
         machine = replace(machine, created_at=at + timedelta(seconds=number))
-        await api.has(machine, state, CLI_ADDRESS)
+        await api.insert_machine(machine, state, CLI_ADDRESS)
     await _check_active(api, VmId("vm-1"), [])

@@ -89,7 +89,7 @@ class Hand:
         await self._click(*consent.middle, consent)
         await _until(lambda: self._codes() > before, "authorized")
 
-    async def button(self, is_it: Callable[[Button], bool]) -> Button:
+    async def button(self, matches: Callable[[Button], bool]) -> Button:
         """Return a form's button once its position is stable."""
         last = None
         async with asyncio.timeout(_PATIENCE_S):
@@ -98,7 +98,7 @@ class Hand:
                 if await self._screen.count():
                     found = await self._screen.evaluate(_FIND_BUTTON)
                 seen = Button(**found) if found else None
-                if seen is not None and seen == last and is_it(seen):
+                if seen is not None and seen == last and matches(seen):
                     return seen
                 last = seen
                 await asyncio.sleep(_LOOK_EVERY_S)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from e2e.place import Place, a_demos_place
+from e2e.place import Place, demo_place
 
 
 @pytest.fixture(scope="session")
@@ -17,7 +17,7 @@ def place() -> Iterator[Place]:
 
     It boots browser machines until a test requests a template for clones.
     """
-    with a_demos_place(POLYDEV_WARM_START="true", POLYDEV_WARM_QUIET_S="3600") as place:
+    with demo_place(POLYDEV_WARM_START="true", POLYDEV_WARM_QUIET_S="3600") as place:
         yield place
 
 

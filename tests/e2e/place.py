@@ -126,7 +126,7 @@ class Place:
 
 
 @contextmanager
-def a_demos_place(**extra: str) -> Iterator[Place]:
+def demo_place(**extra: str) -> Iterator[Place]:
     """Provide an installation for a demo; check afterwards that nothing is left."""
     place = Place(extra=extra)
     try:

@@ -30,17 +30,17 @@ async def main(folder: Path, url: str, email: str, password: str) -> None:
         async with chromium.visit(url) as visit:
             for name in ("sign-in", "sign-up"):
                 await visit.open(f"/{name}")
-                await _shoot(visit, folder, name)
+                await _take_screenshot(visit, folder, name)
             await visit.sign_in(email, password)
-            paths = await _prepared(visit)
+            paths = await _prepare(visit)
             for name, path in paths.items():
                 await visit.open(path)
-                await _settled(visit.page, name)
-                await _shoot(visit, folder, name)
-        await _on_a_phone(chromium, folder, url, (email, password), paths)
+                await _wait_until_loaded(visit.page, name)
+                await _take_screenshot(visit, folder, name)
+        await _take_phone_screenshots(chromium, folder, url, (email, password), paths)
 
 
-async def _prepared(visit: Visit) -> dict[str, str]:
+async def _prepare(visit: Visit) -> dict[str, str]:
     """Create a chat that awaits permission and a login that awaits its user."""
     await visit.open("/")
     page = visit.page
@@ -64,7 +64,7 @@ async def _prepared(visit: Visit) -> dict[str, str]:
     }
 
 
-async def _settled(page: Page, name: str) -> None:
+async def _wait_until_loaded(page: Page, name: str) -> None:
     """Wait for the content that loads after the page."""
     if name == "connect":
         await expect(page.locator("[data-waiting=yes]")).to_be_attached(timeout=LOGIN_MS)
@@ -75,7 +75,7 @@ async def _settled(page: Page, name: str) -> None:
     await page.wait_for_timeout(3000)
 
 
-async def _shoot(visit: Visit, folder: Path, name: str, where: str = "") -> None:
+async def _take_screenshot(visit: Visit, folder: Path, name: str, where: str = "") -> None:
     for scheme in ("light", "dark"):
         await visit.page.emulate_media(color_scheme=scheme)
         await visit.page.screenshot(
@@ -83,15 +83,15 @@ async def _shoot(visit: Visit, folder: Path, name: str, where: str = "") -> None
         )
 
 
-async def _on_a_phone(
+async def _take_phone_screenshots(
     chromium: Chromium, folder: Path, url: str, account: tuple[str, str], paths: dict[str, Any]
 ) -> None:
     async with chromium.visit(url, size=PHONE) as visit:
         await visit.sign_in(*account)
         for name in ("home", "connect", "chat"):
             await visit.open(paths[name])
-            await _settled(visit.page, name)
-            await _shoot(visit, folder, name, "-phone")
+            await _wait_until_loaded(visit.page, name)
+            await _take_screenshot(visit, folder, name, "-phone")
         session = paths["connect"].rpartition("/")[2]
         await visit.page.evaluate(_API, ["POST", f"/api/auth/session/{session}/cancel", {}])
 

@@ -150,7 +150,7 @@ def test_tokens_are_only_in_the_cli_machine(place: Place, cli: str) -> None:
     needles = [token.encode() for token in tokens]
     for argv in place.processes().values():
         assert not any(needle.decode() in argv for needle in needles)
-    for path in searched(place.state_dir):
+    for path in searchable_files(place.state_dir):
         content = path.read_bytes()
         assert not any(needle in content for needle in needles), path
 
@@ -163,7 +163,7 @@ def tokens_in(value: Any, name: str = "") -> set[str]:
     return {value} if is_token else set()
 
 
-def searched(state_dir: Path) -> list[Path]:
+def searchable_files(state_dir: Path) -> list[Path]:
     """List all files except CLI machines' disks, which hold credentials by design."""
     return [
         path

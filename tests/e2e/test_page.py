@@ -23,7 +23,7 @@ from playwright.async_api import Page, expect
 
 from e2e.by_hand import Hand
 from e2e.place import Place
-from e2e.test_journey import searched, tokens_in
+from e2e.test_journey import searchable_files, tokens_in
 
 pytestmark = [pytest.mark.vm, pytest.mark.clis, pytest.mark.timeout(1800)]
 
@@ -45,7 +45,7 @@ def world(place: Place, report: dict[str, Any]) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def _at_home(
+async def _signed_in(
     place: Place, world: dict[str, Any], chromium: Chromium, **how: Any
 ) -> AsyncIterator[Visit]:
     """Open the page with the administrator signed in."""
@@ -80,7 +80,7 @@ async def test_manual_login_leads_to_a_chat_that_asks_permission(
     place: Place, world: dict[str, Any], chromium: Chromium
 ) -> None:
     provider = "gemini_cli"
-    async with _at_home(place, world, chromium) as visit:
+    async with _signed_in(place, world, chromium) as visit:
         page, calls = visit.page, place.state_dir / "standin" / "calls.jsonl"
         await page.locator(f"#provider-{provider}").get_by_role("button", name="Connect").click()
         await expect(page).to_have_url(re.compile(r"/connect/"))
@@ -112,7 +112,7 @@ def test_gemini_tokens_are_only_in_the_cli_machine(place: Place, world: dict[str
     assert len(tokens) == 3
     arguments = "\n".join(place.processes().values())
     assert not any(token in arguments for token in tokens)
-    for file in searched(place.state_dir):
+    for file in searchable_files(place.state_dir):
         content = file.read_bytes()
         assert not any(token.encode() in content for token in tokens), file
 
@@ -120,7 +120,7 @@ def test_gemini_tokens_are_only_in_the_cli_machine(place: Place, world: dict[str
 async def test_local_browser_login_is_completed_by_its_callback_url(
     place: Place, world: dict[str, Any], chromium: Chromium
 ) -> None:
-    async with _at_home(place, world, chromium, size=PHONE) as visit:
+    async with _signed_in(place, world, chromium, size=PHONE) as visit:
         page = visit.page
         before = [it["vm_id"] for it in place.json("machine", "list")]
         session = await page.evaluate(
@@ -136,7 +136,7 @@ async def test_local_browser_login_is_completed_by_its_callback_url(
         await page.get_by_label("Address from your browser").fill("not this")
         await page.locator("#paste").get_by_role("button", name="Submit").click()
         await expect(page.locator("#paste-problem")).to_be_visible()
-        await page.get_by_label("Address from your browser").fill(await _ends_at(place, url))
+        await page.get_by_label("Address from your browser").fill(await _log_in_locally(place, url))
         await page.locator("#paste").get_by_role("button", name="Submit").click()
         await expect(page.locator("#connect-state")).to_have_attribute(
             "data-status", "completed", timeout=LOGIN_MS
@@ -144,7 +144,7 @@ async def test_local_browser_login_is_completed_by_its_callback_url(
         assert [it["vm_id"] for it in place.json("machine", "list")] == before
 
 
-async def _ends_at(place: Place, url: str) -> str:
+async def _log_in_locally(place: Place, url: str) -> str:
     """Sign in at a URL with a browser in the fake providers' network."""
     providers = place.state_dir / "standin"
     process = await asyncio.create_subprocess_exec(
@@ -162,7 +162,7 @@ async def _ends_at(place: Place, url: str) -> str:
 async def test_turn_continues_without_the_page_and_is_shown_once(
     place: Place, world: dict[str, Any], chromium: Chromium
 ) -> None:
-    async with _at_home(place, world, chromium) as visit:
+    async with _signed_in(place, world, chromium) as visit:
         page = visit.page
         await _chat_with(page, "codex")
         await _send(page, "slowly: 60")
@@ -181,7 +181,7 @@ async def test_terminal_is_a_shell_in_the_cli_machine(
     place: Place, world: dict[str, Any], chromium: Chromium
 ) -> None:
     [cli] = place.json("machine", "list")
-    async with _at_home(place, world, chromium) as visit:
+    async with _signed_in(place, world, chromium) as visit:
         page = visit.page
         await page.goto(f"/terminal/{cli['vm_id']}")
         await expect(page.locator("[data-state]").first).to_have_text("Connected", timeout=60_000)

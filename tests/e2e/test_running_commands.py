@@ -73,7 +73,7 @@ def test_connect_shows_its_steps_and_ends_with_the_cli_machine(place: Place) -> 
 
 def test_warm_browser_machine_connects_like_any_other(place: Place) -> None:
     assert place.json("image", "warm")["state"] == "ready"
-    assert place.json("image", "warm")["state"] == "ready", "it is there already"
+    assert place.json("image", "warm")["state"] == "ready", "the template exists"
     checks = {
         check["name"]: check for check in json.loads(place.run("doctor", "--json").stdout)["checks"]
     }
@@ -117,7 +117,9 @@ def test_machine_is_created_shown_and_destroyed(place: Place) -> None:
     assert created["status"] == "running"
     assert place.json("machine", "show", created["vm_id"][:12])["vm_id"] == created["vm_id"]
     assert place.json("machine", "console", created["vm_id"])["console"]
-    assert place.run("machine", "destroy", created["vm_id"]).returncode == 1, "it asks first"
+    assert place.run("machine", "destroy", created["vm_id"]).returncode == 1, (
+        "destroy asks for confirmation"
+    )
     gone = place.json("machine", "destroy", created["vm_id"], "--yes")
     assert gone["status"] == "destroyed"
     ended = place.run("machine", "show", created["vm_id"])

@@ -52,7 +52,7 @@ RESUME_FAULTS = {
 
 
 @dataclass
-class Hibernating:
+class MachineUnderTest:
     """Machine under test with its current agent."""
 
     agent: AgentProcess
@@ -111,15 +111,17 @@ class Hibernating:
 
 
 @pytest.fixture
-async def machine(saved_machine: SavedMachine) -> AsyncIterator[Hibernating]:
+async def machine(saved_machine: SavedMachine) -> AsyncIterator[MachineUnderTest]:
     async with resumed_machine(saved_machine) as it:
-        machine = Hibernating(it.agent, it.host, it.vm_id)
+        machine = MachineUnderTest(it.agent, it.host, it.vm_id)
         thought = WireFile.of(GuestFile(THOUGHT, b"only in memory"))
         await machine.run(WriteFiles(vm_id=machine.vm_id, files=[thought]))
         yield machine
 
 
-async def test_machine_hibernates_and_resumes_despite_interruptions(machine: Hibernating) -> None:
+async def test_machine_hibernates_and_resumes_despite_interruptions(
+    machine: MachineUnderTest,
+) -> None:
     await check_hibernate_and_resume(machine)
     await check_agent_killed_while_hibernating(machine)
     await check_full_disk(machine)
@@ -132,7 +134,7 @@ async def test_machine_hibernates_and_resumes_despite_interruptions(machine: Hib
     assert machine.agent.vmm_pids() == []
 
 
-async def check_hibernate_and_resume(machine: Hibernating) -> None:
+async def check_hibernate_and_resume(machine: MachineUnderTest) -> None:
     before = await machine.host.machine(machine.vm_id)
     async with machine.host.exec(machine.vm_id, ExecRequest(argv=["sleep", "1000"])):
         hibernated = await machine.hibernate()
@@ -158,7 +160,7 @@ async def check_hibernate_and_resume(machine: Hibernating) -> None:
     assert await machine.output_of("sh", "-c", "pidof sleep || true") == ""
 
 
-async def check_agent_killed_while_hibernating(machine: Hibernating) -> None:
+async def check_agent_killed_while_hibernating(machine: MachineUnderTest) -> None:
     for where, state in HIBERNATE_FAULTS.items():
         await machine.restart_agent_with_fault(where)
         with pytest.raises(HostUnreachable):
@@ -170,7 +172,7 @@ async def check_agent_killed_while_hibernating(machine: Hibernating) -> None:
         await machine.assert_memory_retained()
 
 
-async def check_full_disk(machine: Hibernating) -> None:
+async def check_full_disk(machine: MachineUnderTest) -> None:
     await machine.restart_agent_with_fault(f"{WRITER}:SnapshotWriter._write:before:3", "full")
     with pytest.raises(DiskFull) as raised:
         await machine.hibernate()
@@ -179,7 +181,7 @@ async def check_full_disk(machine: Hibernating) -> None:
     await machine.assert_memory_retained()
 
 
-async def check_agent_killed_while_resuming(machine: Hibernating) -> None:
+async def check_agent_killed_while_resuming(machine: MachineUnderTest) -> None:
     for where, state in RESUME_FAULTS.items():
         await machine.hibernate()
         await machine.restart_agent_with_fault(where)
@@ -192,18 +194,18 @@ async def check_agent_killed_while_resuming(machine: Hibernating) -> None:
         await machine.assert_memory_retained()
 
 
-async def check_vmm_killed_while_resuming(machine: Hibernating) -> None:
+async def check_vmm_killed_while_resuming(machine: MachineUnderTest) -> None:
     await machine.hibernate()
     where = "polydev.hostagent.snapshots.reader:SnapshotFile.read:before:4"
     await machine.restart_agent_with_fault(where, "vmm")
     resumed = await machine.resume()
     assert resumed.wake is not None
-    assert resumed.wake.how == "resumed", "its memory was still whole"
+    assert resumed.wake.how == "resumed", "the memory snapshot was intact"
     await machine.assert_is(RUNNING)
     await machine.assert_memory_retained()
 
 
-async def check_damaged_memory(machine: Hibernating) -> None:
+async def check_damaged_memory(machine: MachineUnderTest) -> None:
     file = WireFile.of(GuestFile("/root/note", b"on the disk"))
     await machine.run(WriteFiles(vm_id=machine.vm_id, files=[file]))
     await machine.hibernate()

@@ -100,7 +100,7 @@ async def test_next_start_uses_new_image_and_retains_user_files(
                     ready_timeout_s=BOOT_LIMIT_S,
                 ),
             )
-            assert created.image == old.name, "it was rolled back"
+            assert created.image == old.name, "the store was rolled back"
             writing = "echo mine > /root/mine; echo mine >> /etc/issue; rm /etc/issue.net"
             assert "new" not in await output_of(host, vm_id, f"{writing}; cat /etc/issue")
             store.use_newest("cli")

@@ -106,7 +106,9 @@ async def _check_freed_memory(host: Host, vm_id: str, pid: int) -> None:
     async with asyncio.timeout(RETURN_LIMIT_S):
         async with host.exec(vm_id, ExecRequest(argv=["python3", "-c", use])) as program:
             assert await anext(program.stdout()) == b"used\n"
-            assert guest_memory_mib(pid) > before_mib + USED_MIB * 2 // 3, "it was not used"
+            assert guest_memory_mib(pid) > before_mib + USED_MIB * 2 // 3, (
+                "the guest did not use the memory"
+            )
             await program.write(b"\n")
             assert await program.wait() == 0
         while guest_memory_mib(pid) > before_mib + USED_MIB // 3:

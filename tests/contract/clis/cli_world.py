@@ -192,7 +192,7 @@ class World:
     def home(self) -> Path:
         return self.folder / "home"
 
-    def moved_in(self, home: Path | None = None) -> "World":
+    def with_new_home(self, home: Path | None = None) -> "World":
         """Return an environment for another test, with its own folder and home.
 
         The home is empty, or a copy of `home`.

@@ -50,7 +50,7 @@ def about(request: pytest.FixtureRequest) -> Provider:
 @pytest.fixture(scope="module")
 def logged_in(shared: World, about: Provider) -> Path:
     """Home folder with a login of the CLI."""
-    it = shared.moved_in()
+    it = shared.with_new_home()
     LOGINS[about.id](it)
     return it.home
 
@@ -58,7 +58,7 @@ def logged_in(shared: World, about: Provider) -> Path:
 @pytest.fixture
 def here(shared: World, logged_in: Path) -> World:
     """World with a login and nothing else."""
-    it = shared.moved_in(logged_in)
+    it = shared.with_new_home(logged_in)
     (it.folder / "work").mkdir()
     return it
 
@@ -110,10 +110,10 @@ class Running:
         """Create a session in the mode that asks for permission."""
         session = await self.agent.new_session(cwd=str(self.folder), mcp_servers=[])
         assert self.about.acp.mode in [it.id for it in session.modes.available_modes]
-        await self.take_mode(session.session_id)
+        await self.set_asking_mode(session.session_id)
         return str(session.session_id)
 
-    async def take_mode(self, session_id: str) -> None:
+    async def set_asking_mode(self, session_id: str) -> None:
         await self.agent.set_session_mode(session_id=session_id, mode_id=self.about.acp.mode)
 
     async def prompt(self, session_id: str, text: str) -> str:
@@ -165,7 +165,7 @@ async def test_agent_answers_a_prompt(here: World, about: Provider) -> None:
 
 
 async def test_agent_without_login_reports_it(shared: World, about: Provider) -> None:
-    here = shared.moved_in()
+    here = shared.with_new_home()
     (here.folder / "work").mkdir()
     (here.home / ".codex").mkdir()
     async with running(here, about) as it:
@@ -224,7 +224,7 @@ async def test_session_continues_in_another_process(here: World, about: Provider
     async with running(here, about) as it:
         session = await it.new_session()
         await it.prompt(session, QUESTION)
-    _let_a_minute_pass(here, session)
+    _backdate_session(here, session)
     async with running(here, about) as it:
         capabilities = it.can.agent_capabilities
         can_resume = capabilities.session_capabilities.resume is not None
@@ -236,7 +236,7 @@ async def test_session_continues_in_another_process(here: World, about: Provider
             assert not it.listener.of(UserMessageChunk, AgentMessageChunk)
         else:
             await it.agent.load_session(**again)
-        await it.take_mode(session)
+        await it.set_asking_mode(session)
         assert await it.prompt(session, "Go on") == "end_turn"
         assert it.listener.text.endswith("received: Go on")
 
@@ -257,7 +257,7 @@ async def test_codex_names_the_session(here: World, about: Provider) -> None:
         assert [t.title for t in it.listener.of(SessionInfoUpdate) if t.title] == [QUESTION]
 
 
-def _let_a_minute_pass(here: World, session: str) -> None:
+def _backdate_session(here: World, session: str) -> None:
     """Backdate a session: Gemini CLI corrupts one that it loads within a minute.
 
     The file's name has that minute, and the load writes a file of the same name.

@@ -63,7 +63,7 @@ def shared() -> Iterator[World]:
 
 @pytest.fixture
 def here(shared: World) -> World:
-    return shared.moved_in()
+    return shared.with_new_home()
 
 
 @pytest.fixture(params=VENDORS)
@@ -71,7 +71,7 @@ def about(request: pytest.FixtureRequest) -> Provider:
     return provider(request.param)
 
 
-def the_key(about: Provider) -> str:
+def make_api_key(about: Provider) -> str:
     return ACCOUNTS[0].api_key(VENDORS[about.id])
 
 
@@ -80,22 +80,22 @@ def deliver(here: World, about: Provider, kind: CredentialKind, plaintext: bytes
     found = {path: read(here, path) for path in credential_paths(about)}
     change = plan_install(about, kind, plaintext, found)
     for file in change.files:
-        path = at_home(here, file.path)
+        path = home_path(here, file.path)
         if file.if_absent and path.exists():
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(file.content.replace(b"/root/", f"{here.home}/".encode()))
         path.chmod(file.mode)
     for removed in change.removed:
-        at_home(here, removed).unlink(missing_ok=True)
+        home_path(here, removed).unlink(missing_ok=True)
 
 
-def at_home(here: World, path: str) -> Path:
+def home_path(here: World, path: str) -> Path:
     return here.home / path.removeprefix("/root/")
 
 
 def read(here: World, path: str) -> bytes | None:
-    file = at_home(here, path)
+    file = home_path(here, path)
     if not file.exists():
         return None
     return file.read_bytes().replace(f"{here.home}/".encode(), b"/root/")
@@ -147,11 +147,11 @@ def ask(agent: "subprocess.Popen[str]", number: int, method: str, what: Mapping[
 
 def test_cli_needs_only_an_api_key(here: World, about: Provider) -> None:
     for path in ("/root/.codex", "/root/.gemini"):
-        at_home(here, path).mkdir()
+        home_path(here, path).mkdir()
     assert status(here, about).returncode != 0
-    key = the_key(about)
+    key = make_api_key(about)
     deliver(here, about, CredentialKind.API_KEY, check_api_key(about, key))
-    assert at_home(here, about.api_key.path).stat().st_mode & 0o777 == 0o600
+    assert home_path(here, about.api_key.path).stat().st_mode & 0o777 == 0o600
     done = status(here, about)
     assert done.returncode == 0, done.stdout + done.stderr
     assert key not in done.stdout + done.stderr
@@ -163,12 +163,12 @@ def test_cli_needs_only_an_api_key(here: World, about: Provider) -> None:
     events = list(AnswerReader(about.chat.output).feed(turn.stdout.encode()))
     deltas = "".join(event.text for event in events if event.kind == "delta")
     assert ANSWER in (deltas, *(event.text for event in events if event.kind == "text"))
-    held = read_api_key(about, at_home(here, about.api_key.path).read_bytes())
+    held = read_api_key(about, home_path(here, about.api_key.path).read_bytes())
     assert held == check_api_key(about, key)
 
 
 def test_agent_uses_api_key(here: World, about: Provider) -> None:
-    deliver(here, about, CredentialKind.API_KEY, check_api_key(about, the_key(about)))
+    deliver(here, about, CredentialKind.API_KEY, check_api_key(about, make_api_key(about)))
     project = here.home / "project"
     project.mkdir()
     (project / ".env").write_text("SOMETHING=of the project's own\n")
@@ -198,21 +198,21 @@ def test_agent_uses_api_key(here: World, about: Provider) -> None:
 
 
 def test_login_replaces_api_key(here: World, about: Provider) -> None:
-    key = check_api_key(about, the_key(about))
+    key = check_api_key(about, make_api_key(about))
     login = json.dumps(LOGINS[about.id]).encode()
     deliver(here, about, CredentialKind.API_KEY, key)
     deliver(here, about, CredentialKind.LOGIN, login)
-    assert the_key(about) not in "".join(everything(here))
+    assert make_api_key(about) not in "".join(file_contents(here))
     before = login_method(here, about)
     deliver(here, about, CredentialKind.API_KEY, key)
-    assert TOKEN not in "".join(everything(here))
+    assert TOKEN not in "".join(file_contents(here))
     assert login_method(here, about) != before
 
 
 def test_codex_retains_delivered_api_key(here: World) -> None:
     about = provider("codex")
-    at_home(here, "/root/.codex").mkdir()
-    key = the_key(about)
+    home_path(here, "/root/.codex").mkdir()
+    key = make_api_key(about)
     assert here.run("codex", "login", "--with-api-key", input=f"{key}\n").returncode == 0
     theirs = read(here, about.api_key.path)
     assert theirs is not None
@@ -230,7 +230,7 @@ def login_method(here: World, about: Provider) -> str:
     return str(settings["security"]["auth"]["selectedType"])
 
 
-def everything(here: World) -> Iterator[str]:
+def file_contents(here: World) -> Iterator[str]:
     for path in here.home.rglob("*"):
         if path.is_file() and path.stat().st_size < 1024 * 1024:
             yield path.read_text(errors="replace")

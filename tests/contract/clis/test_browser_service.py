@@ -91,7 +91,7 @@ class Service:
         environment = {"PATH": for_clis["PATH"], "PYTHONPATH": str(SERVICE)}
         with self.log.open("w") as log:
             self.process = here.namespace.start(command, environment, stderr=log)
-        self._wait_until_it_listens()
+        self._wait_until_listening()
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self.token}", **options.pop("headers", {})}
@@ -121,7 +121,7 @@ class Service:
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(20) == 0
 
-    def _wait_until_it_listens(self) -> None:
+    def _wait_until_listening(self) -> None:
         for _ in range(200):
             with contextlib.suppress(httpx.TransportError):
                 if self.request("GET", "/health").status_code == 200:

@@ -33,9 +33,9 @@ class LoggedIn:
     home: Path
     file: Path
 
-    def copied(self, shared: World) -> tuple[World, Path]:
+    def with_copied_home(self, shared: World) -> tuple[World, Path]:
         """Return an environment for one test and its credentials file."""
-        here = shared.moved_in(self.home)
+        here = shared.with_new_home(self.home)
         shared.providers.skip_earlier_calls()
         return here, here.home / self.file.relative_to(self.home)
 
@@ -48,11 +48,11 @@ def shared() -> Iterator[World]:
 
 @pytest.fixture
 def here(shared: World) -> World:
-    return shared.moved_in()
+    return shared.with_new_home()
 
 
 def log_in(shared: World, login: Callable[[World], Path]) -> LoggedIn:
-    here = shared.moved_in()
+    here = shared.with_new_home()
     before = here.run(*STATUS[login]).returncode
     shared.providers.skip_earlier_calls()
     file = login(here)
@@ -80,7 +80,7 @@ def short_lived() -> Iterator[World]:
         yield it
 
 
-def gemini_chose_google(home: Path) -> None:
+def select_google_login(home: Path) -> None:
     """Select the login type in the CLI's settings."""
     chosen = {"security": {"auth": {"selectedType": "oauth-personal"}}}
     (home / ".gemini" / "settings.json").write_text(json.dumps(chosen))
@@ -116,7 +116,7 @@ def ask_claude(here: World) -> str:
 
 
 def test_codex_logs_in_and_chats(shared: World, codex: LoggedIn) -> None:
-    here, file = codex.copied(shared)
+    here, file = codex.with_copied_home(shared)
     assert (codex.status_before, codex.grants) == (1, ["authorization_code"])
     assert file.stat().st_mode & 0o777 == 0o600
     assert json.loads(file.read_text())["tokens"]["refresh_token"].startswith("rt_standin_")
@@ -127,7 +127,7 @@ def test_codex_logs_in_and_chats(shared: World, codex: LoggedIn) -> None:
 
 
 def test_claude_code_logs_in_and_chats(shared: World, claude: LoggedIn) -> None:
-    here, file = claude.copied(shared)
+    here, file = claude.with_copied_home(shared)
     assert (claude.status_before, claude.grants) == (1, ["authorization_code"])
     assert file.stat().st_mode & 0o777 == 0o600
     status = here.run("claude", "auth", "status", "--json")
@@ -137,7 +137,7 @@ def test_claude_code_logs_in_and_chats(shared: World, claude: LoggedIn) -> None:
 
 
 def test_gemini_logs_in_and_chats(shared: World, gemini: LoggedIn) -> None:
-    here, file = gemini.copied(shared)
+    here, file = gemini.with_copied_home(shared)
     assert (gemini.status_before, gemini.grants) == (1, ["authorization_code"])
     assert file.stat().st_mode & 0o777 == 0o600
     credentials = json.loads(file.read_text())
@@ -154,7 +154,7 @@ def test_gemini_logs_in_and_chats(shared: World, gemini: LoggedIn) -> None:
 def test_gemini_refreshes_expired_token_and_retains_refresh_token(
     shared: World, gemini: LoggedIn
 ) -> None:
-    here, file = gemini.copied(shared)
+    here, file = gemini.with_copied_home(shared)
     before = json.loads(file.read_text())
     file.write_text(json.dumps({**before, "expiry_date": before["expiry_date"] - 24 * 3600 * 1000}))
     assert ask_gemini(here) == ANSWER
@@ -169,7 +169,7 @@ def test_gemini_refreshes_expired_token_and_retains_refresh_token(
 )
 def test_gemini_reports_invalid_login(here: World, credentials: str) -> None:
     (here.home / ".gemini").mkdir()
-    gemini_chose_google(here.home)
+    select_google_login(here.home)
     (here.home / ".gemini" / "oauth_creds.json").write_text(credentials)
     status = here.run(*GEMINI_STATUS)
     assert (status.returncode, "Not logged in" in status.stdout) == (1, True)
@@ -188,7 +188,7 @@ def test_codex_refreshes_expiring_token_and_stores_rotation(short_lived: World) 
 def test_claude_code_refreshes_expired_token_and_stores_rotation(
     shared: World, claude: LoggedIn
 ) -> None:
-    here, file = claude.copied(shared)
+    here, file = claude.with_copied_home(shared)
     content = json.loads(file.read_text())
     before = dict(content["claudeAiOauth"])
     content["claudeAiOauth"]["expiresAt"] = before["expiresAt"] - 24 * 3600 * 1000
@@ -212,5 +212,5 @@ def test_credentials_file_is_enough_to_move_login(
     copy.parent.mkdir(parents=True)
     copy.write_bytes(logged_in.file.read_bytes())
     if login is gemini_login:
-        gemini_chose_google(here.home)
+        select_google_login(here.home)
     assert here.run(*STATUS[login]).returncode == 0

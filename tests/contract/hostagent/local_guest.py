@@ -167,7 +167,7 @@ class LocalGuest:
 
 
 @asynccontextmanager
-async def serving(folder: Path) -> AsyncIterator[tuple[Path, LocalGuest]]:
+async def serve_local_guest(folder: Path) -> AsyncIterator[tuple[Path, LocalGuest]]:
     """Run the real server over a local guest; yield its socket and the guest."""
     guest = LocalGuest()
     operations = Operations(OperationJournal(folder / "operations"), guest.perform)

@@ -46,12 +46,12 @@ async def machine(agent: AgentProcess) -> str:
     return vm_id
 
 
-async def found(agent: AgentProcess) -> list[Finding]:
+async def check_with_agent(agent: AgentProcess) -> list[Finding]:
     async with agent.host() as host:
         return (await host.diagnosis()).findings
 
 
-async def found_without_agent(agent: AgentProcess) -> list[Finding]:
+async def check_without_agent(agent: AgentProcess) -> list[Finding]:
     settings = host_settings(agent)
     network = Network.from_settings(settings)
     try:
@@ -66,7 +66,7 @@ def host_settings(agent: AgentProcess) -> HostSettings:
     )
 
 
-def wrong(findings: list[Finding], name: str) -> Finding:
+def failed_finding(findings: list[Finding], name: str) -> Finding:
     """Return the one failed finding of that name, which has a hint."""
     [it] = [it for it in findings if not it.ok and it.name == name]
     assert it.hint
@@ -75,7 +75,7 @@ def wrong(findings: list[Finding], name: str) -> Finding:
 
 async def test_healthy_host_has_no_findings(agent: AgentProcess) -> None:
     await machine(agent)
-    findings = await found(agent)
+    findings = await check_with_agent(agent)
     assert [it for it in findings if not it.ok] == []
     assert {it.name for it in findings} >= {
         *("driver", "images", "disk space", "machines", "namespace", "bridge"),
@@ -87,32 +87,34 @@ async def test_hibernated_machine_is_healthy_until_its_memory_is_lost(agent: Age
     vm_id = await machine(agent)
     async with agent.host() as host:
         await host.run(f"sleep-{vm_id}", HibernateMachine(vm_id=vm_id), 60)
-    for findings in (await found(agent), await found_without_agent(agent)):
+    for findings in (await check_with_agent(agent), await check_without_agent(agent)):
         assert [it for it in findings if not it.ok] == []
         assert "1, 0 of them run, 1 hibernated" in {it.message for it in findings}
     (agent.state_dir / "machines" / vm_id / "memory.saved").unlink()
-    assert vm_id in wrong(await found(agent), "machines").message
+    assert vm_id in failed_finding(await check_with_agent(agent), "machines").message
     async with agent.host() as host:
         await host.run(f"wake-{vm_id}", ResumeMachine(vm_id=vm_id), 60)
-    assert all(it.ok for it in await found(agent))
+    assert all(it.ok for it in await check_with_agent(agent))
 
 
 async def test_host_stays_healthy_while_machines_come_and_go(agent: AgentProcess) -> None:
     for _ in range(3):
         vm_id = await machine(agent)
-        assert all(it.ok for it in await found(agent))
+        assert all(it.ok for it in await check_with_agent(agent))
         async with agent.host() as host:
             await host.run(f"destroy-{vm_id}", DestroyMachine(vm_id=vm_id), 60)
-        assert all(it.ok for it in await found(agent))
+        assert all(it.ok for it in await check_with_agent(agent))
 
 
 async def test_folder_without_record_is_an_orphan(agent: AgentProcess) -> None:
     left = agent.state_dir / "machines" / new_vm_id()
     left.mkdir()
-    assert str(left) in wrong(await found(agent), "orphans").message
+    assert str(left) in failed_finding(await check_with_agent(agent), "orphans").message
     await agent.end()
     await agent.start()
-    assert all(it.ok for it in await found(agent)), "the hint says that a restart removes it"
+    assert all(it.ok for it in await check_with_agent(agent)), (
+        "the hint says that a restart removes it"
+    )
     assert not left.exists()
 
 
@@ -120,7 +122,7 @@ async def test_unreadable_record_needs_manual_repair(agent: AgentProcess) -> Non
     left = agent.state_dir / "machines" / new_vm_id()
     left.mkdir()
     (left / "machine.json").write_text("{")
-    finding = wrong(await found(agent), "orphans")
+    finding = failed_finding(await check_with_agent(agent), "orphans")
     assert f"The record in {left} cannot be read" in finding.message
     assert "machine.json" in finding.hint
 
@@ -130,11 +132,11 @@ async def test_unowned_address_is_an_orphan(agent: AgentProcess) -> None:
     pool = AddressPool(NetworkConfig.from_settings(host_settings(agent)))
     pool.load()
     address = pool.lease(gone := new_vm_id())
-    finding = wrong(await found_without_agent(agent), "orphans")
+    finding = failed_finding(await check_without_agent(agent), "orphans")
     assert str(address) in finding.message
     assert gone in finding.message
     await agent.start()
-    assert all(it.ok for it in await found(agent))
+    assert all(it.ok for it in await check_with_agent(agent))
 
 
 @contextmanager
@@ -155,10 +157,14 @@ async def test_unowned_vmm_is_an_orphan(tmp_path: Path) -> None:
     async with agent_world(POLYDEV_DRIVER="qemu", POLYDEV_IMAGES_DIR=str(tmp_path)) as agent:
         await agent.start()
         with stray_vmm(agent.state_dir / "machines" / new_vm_id()) as pid:
-            assert f"VMM process {pid}" in wrong(await found(agent), "orphans").message
+            assert (
+                f"VMM process {pid}"
+                in failed_finding(await check_with_agent(agent), "orphans").message
+            )
             await agent.kill()
             assert (
-                f"VMM process {pid}" in wrong(await found_without_agent(agent), "orphans").message
+                f"VMM process {pid}"
+                in failed_finding(await check_without_agent(agent), "orphans").message
             )
 
 
@@ -169,14 +175,14 @@ async def test_stale_socket_is_reported(agent: AgentProcess) -> None:
     subprocess.run(
         [sys.executable, "-c", f"import socket; socket.socket(1).bind({str(left)!r})"], check=True
     )
-    finding = wrong(await found_without_agent(agent), "sockets")
+    finding = failed_finding(await check_without_agent(agent), "sockets")
     assert str(left) in finding.message
 
 
 async def test_machine_without_vmm_is_named(agent: AgentProcess) -> None:
     vm_id = await machine(agent)
     await agent.kill()
-    finding = wrong(await found_without_agent(agent), "machines")
+    finding = failed_finding(await check_without_agent(agent), "machines")
     assert finding.vm_id == vm_id
     assert f"Machine {vm_id} should run" in finding.message
     assert f"polydev machine start {vm_id}" in finding.hint
@@ -193,7 +199,7 @@ async def test_machine_not_ready_in_time_names_limit_and_console_log(
     async with agent.host() as host:
         with pytest.raises(MachineNotReady, match=r"was not ready within 0\.5 s"):
             await host.run("start", StartMachine(vm_id=vm_id, ready_timeout_s=0.5), 60)
-    finding = wrong(await found(agent), "machines")
+    finding = failed_finding(await check_with_agent(agent), "machines")
     assert finding.vm_id == vm_id
     assert finding.message == f"Machine {vm_id} was not ready within 0.5 s"
     assert f"polydev machine start {vm_id}" in finding.hint
@@ -203,11 +209,11 @@ async def test_machine_not_ready_in_time_names_limit_and_console_log(
 async def test_host_without_images_explains_how_to_build_them(tmp_path: Path) -> None:
     async with agent_world(POLYDEV_DRIVER="qemu", POLYDEV_IMAGES_DIR=str(tmp_path)) as agent:
         await agent.start()
-        findings = await found(agent)
+        findings = await check_with_agent(agent)
     without = [it for it in findings if it.name == "images"]
     assert [it.ok for it in without] == [False] * 3
     assert all("polydev image build" in it.hint for it in without)
-    assert "No machine can be started" in wrong(findings, "driver").message
+    assert "No machine can be started" in failed_finding(findings, "driver").message
 
 
 FULL = """
@@ -224,6 +230,6 @@ async def test_nearly_full_disk_is_reported(size: str, inodes: int, message: str
     async with agent_world(POLYDEV_DRIVER="simulated") as agent:
         script = FULL.format(size=size, inodes=inodes)
         await agent.start("unshare", "-m", "--", "sh", "-ec", script, "sh")
-        finding = wrong(await found(agent), "disk space")
+        finding = failed_finding(await check_with_agent(agent), "disk space")
         assert message in finding.message
         assert "Destroy machines" in finding.hint

@@ -154,14 +154,14 @@ async def test_snapshot_files_are_in_memory_and_removed(
     root = Path(f"/proc/{vmm.pid}/root")
     seen: set[str] = set()
 
-    class Looking(MemorySnapshot):
+    class CheckingSnapshot(MemorySnapshot):
         async def write(self, content: bytes) -> None:
             seen.update(path.name for path in root.iterdir())
             await super().write(content)
 
     async with asyncio.timeout(READY_S):
         await vmm.wait_ready()
-        saved = Looking()
+        saved = CheckingSnapshot()
         await vmm.save(saved)
         assert {"snapshot.memory", "snapshot.state"} <= seen
         assert not any(path.name.startswith("snapshot") for path in root.iterdir())
@@ -298,7 +298,7 @@ async def test_vmm_killed_during_launch_leaves_nothing(
     monkeypatch.setattr(Api, "_request", counted)
     with pytest.raises(PolydevError):
         await world.driver.launch(spec)
-    assert left < 0, "it was killed"
+    assert left < 0, "the VMM was killed"
     assert nothing_is_left(world, spec)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from local_guest import STOPPED, VM, LocalGuest, serving
+from local_guest import STOPPED, VM, LocalGuest, serve_local_guest
 from websockets.asyncio.client import unix_connect
 from websockets.exceptions import ConnectionClosedError
 
@@ -37,7 +37,7 @@ PYTHON = sys.executable
 
 @pytest.fixture
 async def guest(tmp_path: Path) -> AsyncIterator[tuple[Host, LocalGuest]]:
-    async with serving(tmp_path) as (path, guest), Host(path) as host:
+    async with serve_local_guest(tmp_path) as (path, guest), Host(path) as host:
         yield host, guest
 
 
@@ -228,7 +228,7 @@ async def test_lost_tcp_client_closes_guest_connection(
 
 
 async def test_http_reaches_port_in_machine(host: Host) -> None:
-    async with _http_server() as port, host.http(VM, port, headers={"x-a": "b"}) as client:
+    async with MisbehavingServer() as port, host.http(VM, port, headers={"x-a": "b"}) as client:
         answers = await asyncio.gather(*(client.post("/echo", content=b"hi") for _ in range(5)))
         assert {answer.text for answer in answers} == {"POST /echo b 2"}
         assert (await client.get("/missing")).status_code == 404
@@ -299,7 +299,7 @@ async def test_oversized_frame_ends_stream(host: Host) -> None:
         assert connection.close_code == 1009
 
 
-class _http_server:  # noqa: N801 - reads as a phrase
+class MisbehavingServer:
     """HTTP server that misbehaves on some paths."""
 
     async def __aenter__(self) -> int:

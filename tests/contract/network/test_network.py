@@ -42,7 +42,7 @@ from polydev.hostagent.settings import Egress
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
-async def reshaped(network: Network, plan: NetworkConfig, **changes: object) -> None:
+async def reconfigure(network: Network, plan: NetworkConfig, **changes: object) -> None:
     """Set the same network up with another policy, as a restarted agent would."""
     other = Network(replace(plan, **changes))  # type: ignore[arg-type]
     await other.ensure()
@@ -237,7 +237,7 @@ async def test_no_traffic_leaves_without_egress(
     here: Surroundings, network: Network, plan: NetworkConfig, attach: Attach
 ) -> None:
     machine = await attach(A)
-    await reshaped(network, plan, egress=Egress.NONE)
+    await reconfigure(network, plan, egress=Egress.NONE)
     machine.send(machine.udp(WORLD, PORT, b"x"))
     assert is_unreachable(machine.expect(is_unreachable)[-1])
 
@@ -253,7 +253,7 @@ async def test_only_the_configured_proxy_is_reachable(
 ) -> None:
     machine = await attach(A)
     proxy = (IPv4Address(address), 3128)
-    await reshaped(network, plan, egress=Egress.PROXY, proxy=proxy)
+    await reconfigure(network, plan, egress=Egress.PROXY, proxy=proxy)
     place = getattr(here, holder)
     with here.listen_tcp(place, address, 3128), here.listen_tcp(place, address, 22):
         machine.send(machine.syn(address, 3128))
@@ -271,7 +271,7 @@ async def test_configured_private_resolver_is_reachable(
     here: Surroundings, network: Network, plan: NetworkConfig, attach: Attach
 ) -> None:
     machine = await attach(A)
-    await reshaped(network, plan, dns=(IPv4Address(PRIVATE[0]),))
+    await reconfigure(network, plan, dns=(IPv4Address(PRIVATE[0]),))
     with here.listen(here.world, PRIVATE[0], 53) as resolver:
         machine.send(machine.udp(PRIVATE[0], 53, b"query"))
         assert resolver.recv(100) == b"query"

@@ -40,7 +40,7 @@ def sysctl(namespace: str, name: str, value: str) -> None:
     subprocess.run(command, check=True)
 
 
-async def wrong(network: Network) -> dict[str, str]:
+async def failed_findings(network: Network) -> dict[str, str]:
     """Return failed findings: name -> message. Each has a hint."""
     found = [it for it in await network.inspect(RUNNING) if not it.ok]
     assert all(it.hint for it in found)
@@ -57,7 +57,7 @@ async def test_detached_machines_leave_the_network_intact(
     network: Network, attached: Attachment
 ) -> None:
     await network.detach(B)
-    assert await wrong(network) == {}
+    assert await failed_findings(network) == {}
 
 
 async def test_missing_namespace_is_found(network: Network, plan: NetworkConfig) -> None:
@@ -73,18 +73,20 @@ async def test_bridge_that_is_down_is_found(
     network: Network, attached: Attachment, here: Surroundings
 ) -> None:
     ip(here.vm, "link", "set", "br0", "down")
-    assert "is down" in (await wrong(network))["bridge"]
+    assert "is down" in (await failed_findings(network))["bridge"]
     await network.ensure()
-    assert await wrong(network) == {}
+    assert await failed_findings(network) == {}
 
 
 async def test_wrong_bridge_address_is_found(
     network: Network, attached: Attachment, here: Surroundings
 ) -> None:
     ip(here.vm, "address", "flush", "dev", "br0")
-    assert (await wrong(network))["bridge"].endswith("no address instead of 192.168.100.1/24")
+    assert (await failed_findings(network))["bridge"].endswith(
+        "no address instead of 192.168.100.1/24"
+    )
     await network.ensure()
-    assert await wrong(network) == {}
+    assert await failed_findings(network) == {}
 
 
 async def test_disabled_forwarding_is_found(
@@ -92,39 +94,41 @@ async def test_disabled_forwarding_is_found(
 ) -> None:
     sysctl(here.vm, "net.ipv4.ip_forward", "0")
     sysctl(here.outer, "net.ipv4.ip_forward", "0")
-    found = await wrong(network)
+    found = await failed_findings(network)
     assert "does not forward" in found["bridge"]
     assert "switched off" in found["uplink"]
     await network.ensure()
-    assert await wrong(network) == {}
+    assert await failed_findings(network) == {}
 
 
 async def test_flushed_rules_are_found(
     network: Network, attached: Attachment, here: Surroundings
 ) -> None:
     nft(here.vm, "flush", "ruleset")
-    assert "table bridge polydev is gone" in (await wrong(network))["firewall"]
+    assert "table bridge polydev is gone" in (await failed_findings(network))["firewall"]
     await network.ensure()
-    assert await wrong(network) == {}
+    assert await failed_findings(network) == {}
 
 
 async def test_changed_rules_are_found(
     network: Network, attached: Attachment, here: Surroundings
 ) -> None:
     nft(here.vm, "insert", "rule", "inet", "polydev", "forward", "accept")
-    assert "chain forward was changed" in (await wrong(network))["firewall"]
+    assert "chain forward was changed" in (await failed_findings(network))["firewall"]
     await network.ensure()
     nft(here.vm, "flush", "chain", "inet", "polydev", "egress")
-    assert "chain egress was changed" in (await wrong(network))["firewall"]
+    assert "chain egress was changed" in (await failed_findings(network))["firewall"]
     await network.ensure()
     nft(here.vm, "add", "chain", "bridge", "polydev", "forward", "{ policy accept; }")
-    assert "bridge polydev: chain forward was changed" in (await wrong(network))["firewall"]
+    assert (
+        "bridge polydev: chain forward was changed" in (await failed_findings(network))["firewall"]
+    )
     await network.ensure()
     nft(here.vm, "add", "table", "ip", "other")
-    assert await wrong(network) == {}, "a table without a hook does nothing"
+    assert await failed_findings(network) == {}, "a table without a hook does nothing"
     hook = "{ type filter hook forward priority 5; policy drop; }"
     nft(here.vm, "add", "chain", "ip", "other", "drops", hook)
-    assert "another program added table ip other" in (await wrong(network))["firewall"]
+    assert "another program added table ip other" in (await failed_findings(network))["firewall"]
 
 
 async def test_missing_sender_is_found(
@@ -132,11 +136,11 @@ async def test_missing_sender_is_found(
 ) -> None:
     element = f'{{ "{attached.tap}" . {attached.mac} . {attached.address} }}'
     nft(here.vm, "delete", "element", "bridge", "polydev", "senders", element)
-    arguments = (await wrong(network))["firewall"]
+    arguments = (await failed_findings(network))["firewall"]
     assert attached.tap in arguments
     assert "in set senders is missing" in arguments
     await network.ensure()
-    assert await wrong(network) == {}
+    assert await failed_findings(network) == {}
 
 
 async def test_missing_tap_names_its_machine(
@@ -148,7 +152,7 @@ async def test_missing_tap_names_its_machine(
     assert f"{attached.tap} is gone" in finding.message
     assert f"polydev machine stop {A}" in finding.hint
     at_rest = [it for it in await network.inspect({B: UID + 1}) if it.name == "TAPs"]
-    assert [it.ok for it in at_rest] == [True], "a machine that is stopped needs none"
+    assert [it.ok for it in at_rest] == [True], "a stopped machine needs no TAP"
 
 
 @pytest.mark.parametrize(
@@ -168,10 +172,10 @@ async def test_changed_tap_is_repaired(
 ) -> None:
     names = {"tap": attached.tap, "mac": attached.mac}
     ip(here.vm, *(word.format(**names) for word in arguments))
-    message = (await wrong(network))["TAPs"]
+    message = (await failed_findings(network))["TAPs"]
     assert expected.format(**names) in message
     await network.ensure()
-    assert await wrong(network) == {}
+    assert await failed_findings(network) == {}
 
 
 async def test_port_without_isolation_is_found(
@@ -179,49 +183,49 @@ async def test_port_without_isolation_is_found(
 ) -> None:
     command = ["bridge", "-n", here.vm, "link", "set", "dev", attached.tap, "isolated", "off"]
     subprocess.run(command, check=True)
-    assert "isolated 0 instead of 1" in (await wrong(network))["TAPs"]
+    assert "isolated 0 instead of 1" in (await failed_findings(network))["TAPs"]
     await network.ensure()
-    assert await wrong(network) == {}
+    assert await failed_findings(network) == {}
 
 
 async def test_orphaned_tap_is_found(
     network: Network, attached: Attachment, here: Surroundings
 ) -> None:
     ip(here.vm, "tuntap", "add", "pd77", "mode", "tap")
-    assert "TAP pd77" in (await wrong(network))["orphans"]
+    assert "TAP pd77" in (await failed_findings(network))["orphans"]
     await network.sweep(RUNNING)
-    assert await wrong(network) == {}
+    assert await failed_findings(network) == {}
 
 
 async def test_broken_uplink_is_found(
     network: Network, attached: Attachment, here: Surroundings, plan: NetworkConfig
 ) -> None:
     ip(here.outer, "link", "set", plan.outer_uplink, "down")
-    assert "is down" in (await wrong(network))["uplink"]
+    assert "is down" in (await failed_findings(network))["uplink"]
     await network.ensure()
-    assert await wrong(network) == {}
+    assert await failed_findings(network) == {}
     ip(here.outer, "link", "del", plan.outer_uplink)
-    assert "is missing" in (await wrong(network))["uplink"]
+    assert "is missing" in (await failed_findings(network))["uplink"]
     await network.ensure()
-    assert await wrong(network) == {}
+    assert await failed_findings(network) == {}
 
 
 async def test_flushed_nat_is_found(
     network: Network, attached: Attachment, here: Surroundings, plan: NetworkConfig
 ) -> None:
     nft(here.outer, "flush", "table", "inet", plan.outer_table)
-    assert "chain postrouting was changed" in (await wrong(network))["uplink"]
+    assert "chain postrouting was changed" in (await failed_findings(network))["uplink"]
     nft(here.outer, "delete", "table", "inet", plan.outer_table)
-    assert f"table inet {plan.outer_table} is gone" in (await wrong(network))["uplink"]
+    assert f"table inet {plan.outer_table} is gone" in (await failed_findings(network))["uplink"]
     await network.ensure()
-    assert await wrong(network) == {}
+    assert await failed_findings(network) == {}
 
 
 async def test_inspection_works_without_an_agent(
     network: Network, attached: Attachment, plan: NetworkConfig
 ) -> None:
     another = Network(plan)
-    assert await wrong(another) == {}
+    assert await failed_findings(another) == {}
     await another.close()
 
 

@@ -172,22 +172,22 @@ async def test_exhausted_addresses_are_a_clear_error(
 async def test_removal_leaves_nothing(
     here: Surroundings, plan: NetworkConfig, tmp_path: Path
 ) -> None:
-    def look() -> tuple[str, str, str]:
+    def uplink_state() -> tuple[str, str, str]:
         return (
             ip(here.outer, "-o", "addr"),
             run_inside(here.outer, "nft", "list", "ruleset"),
             run_inside(here.outer, "sysctl", "net.ipv4.ip_forward"),
         )
 
-    before = look()
+    before = uplink_state()
     network = Network(plan)
     await network.ensure()
     await network.attach(A, UID)
-    assert look() != before
+    assert uplink_state() != before
     await network.detach(A)
     await network.remove()
     await network.remove()
-    assert look() == before
+    assert uplink_state() == before
     assert not namespaces.path_of(here.vm).exists()
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 

@@ -83,7 +83,7 @@ async def test_machine_does_not_start_during_disk_write(world: QemuWorld) -> Non
     await asyncio.sleep(0.05)
     with pytest.raises(VmmFailed, match="lock"):
         await world.driver.launch(spec)
-    assert not writing.done(), "it was too quick to be tried"
+    assert not writing.done(), "the write ended too early for this test"
     await writing
     images.assert_clean(spec.disk)
     vmm = await launch(world, spec, "up")

@@ -55,14 +55,14 @@ async def test_vmm_is_unprivileged_in_vm_namespace(world: QemuWorld) -> None:
     assert "NoNewPrivs:\t1" in status
     assert "Seccomp:\t2" in status
     last = Path(f"/proc/{vmm.pid}/oom_score_adj").read_text()
-    assert last == "1000\n", "something else would be ended first where memory runs out"
+    assert last == "1000\n", "the OOM killer would pick another process"
     inside = Path(f"/proc/{vmm.pid}/ns/net").stat().st_ino
     assert inside == Path(f"/run/netns/{world.netns}").stat().st_ino
     limits = Path(f"/proc/{vmm.pid}/limits").read_text()
     assert re.search(r"Max core file size +0 +0 ", limits)
-    assert re.search(r"Max file size +\d+ +\d+ +bytes", limits), "it may fill the host"
+    assert re.search(r"Max file size +\d+ +\d+ +bytes", limits), "the log may fill the host's disk"
     await vmm.kill()
-    assert not Path(f"/proc/{vmm.pid}").exists(), "it was killed and not reaped"
+    assert not Path(f"/proc/{vmm.pid}").exists(), "the killed VMM was not reaped"
 
 
 async def test_drives_and_nics_keep_their_order(world: QemuWorld) -> None:
@@ -301,7 +301,7 @@ async def test_probe_boots_guest_once_and_caches_result(tmp_path: Path) -> None:
     [remembered] = (tmp_path / "cache").iterdir()
     written = remembered.stat()
     assert await driver(boot_files()).probe() == probe
-    assert remembered.stat().st_ino == written.st_ino, "it was tried once more"
+    assert remembered.stat().st_ino == written.st_ino, "the probe ran again"
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["probe.json"]
 
     broken = tmp_path / "broken-kernel"
