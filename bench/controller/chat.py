@@ -125,7 +125,7 @@ async def _measure(database: Database, pieces: int) -> list[float]:
 async def _claimed_chat(database: Database) -> Chat:
     """Create a chat and claim its first turn."""
     nothing = (None, None, 0, ChatStatus.IDLE, None, now(), now())
-    chat = Chat(_CHAT, _ANN, "codex", "", TitledBy.NOBODY, *nothing)
+    chat = Chat(_CHAT, _ANN, "codex", "", TitledBy.UNTITLED, *nothing)
     async with database.write() as connection:
         await users.insert(connection, User(_ANN, "ann@example.test", now()))
         await chats.insert(connection, chat)

@@ -197,8 +197,10 @@ class MachineBusy(Conflict):
     """The machine's state does not allow the operation."""
 
 
-class MachineAsleep(Conflict):
+class MachineHibernated(Conflict):
     """The machine is hibernated, and the request does not resume it."""
+
+    code = "machine-asleep"  # clients know it by this name
 
 
 class ImageInUse(Conflict):

@@ -304,7 +304,10 @@ class ExecControl(_Wire):
 
 
 class ExecEnd(_Wire):
-    """Exit code of a program (128 + n for signal n), or the error that prevented it."""
+    """Exit code of a program, or the error that prevented it.
+
+    Signal n gives code 128 + n.
+    """
 
     exit_code: int | None = None
     error: Problem | None = None

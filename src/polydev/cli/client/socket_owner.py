@@ -1,4 +1,4 @@
-"""Owner of the other end of a local TCP connection, as the kernel reports it.
+"""Owner of the other end of a local TCP connection, from the kernel.
 
 Any user of this machine can listen on the controller's port while the controller is down, so
 commands check the owner before they send a token. Source: `Documentation/networking/

@@ -119,7 +119,7 @@ async def _follow(api: ApiClient, path: str, view: SessionView) -> Json:
 
 
 class SessionView:
-    """Show each step of a session once when it begins and once when it ends."""
+    """Show the start and the end of each step of a session, once each."""
 
     def __init__(self, terminal: Terminal) -> None:
         self._terminal = terminal
@@ -130,7 +130,7 @@ class SessionView:
     def show(self, session: Json) -> None:
         for step in session["steps"]:
             self._show_step(step)
-        waits = session["status"] == WAITING and StepName.WAIT_FOR_PERSON in {
+        waits = session["status"] == WAITING and StepName.WAIT_FOR_USER in {
             key[0] for key in self._begun
         }
         if waits and not self.waiting.is_set():

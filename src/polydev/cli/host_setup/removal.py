@@ -74,7 +74,7 @@ async def _end_services(place: TargetRoot, terminal: Terminal) -> None:
 
 
 async def _remove_network(settings: HostSettings, terminal: Terminal) -> None:
-    """Remove the VM network and kill what runs in it, if the host agent ever created it."""
+    """Remove the VM network, if there is one, and kill the processes in it."""
     if not namespaces.exists(settings.netns) and not (settings.state_dir / "network").exists():
         return
     async with terminal.step("Removing the VM network"):

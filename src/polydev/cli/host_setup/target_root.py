@@ -137,7 +137,7 @@ class TargetRoot:
         self.remove_empty(Path(path).parent)
 
     def remove_empty(self, folder: str | Path) -> bool:
-        """Remove a folder that setup created, and its parents, as far as they are empty.
+        """Remove a folder that setup created, and its parents, if they are empty.
 
         Returns False if the folder is not empty.
         """

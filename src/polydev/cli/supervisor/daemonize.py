@@ -19,7 +19,7 @@ START_LIMIT_S = 240.0
 
 
 async def start(state_dir: Path, limit_s: float = START_LIMIT_S) -> int:
-    """Start `polydev up` in its own session and return its pid when it is ready.
+    """Start `polydev up` in its own session; return its pid when ready.
 
     Raises: Failed, with its last log line, if it exits or is not ready in time.
     """

@@ -1,6 +1,6 @@
-"""System user of the controller, and the copy of the program that it can read.
+"""System user of the controller, and its copy of the program.
 
-That user may be unable to read a checkout (under /root, in a private temporary folder), and an edit
+The user may be unable to read a checkout (under /root, in a private temporary folder), and an edit
 there must not affect a running program. So `up` runs a copy, owned by root and named by its hash.
 """
 

@@ -63,7 +63,7 @@ class Chats:
             user_id=user_id,
             provider=about.id,
             title=title,
-            titled_by=TitledBy.USER if title else TitledBy.NOBODY,
+            titled_by=TitledBy.USER if title else TitledBy.UNTITLED,
             vm_id=None,
             acp_session_id=None,
             turn=0,

@@ -148,9 +148,9 @@ class Fleet:
                 f"{wanted}: the largest host has {largest} in total",
                 hint=Hint.USE_SMALLER_MACHINES.text(),
             )
-        words = "; ".join(self._describe(host_id) for host_id in sorted(self.hosts))
+        text = "; ".join(self._describe(host_id) for host_id in sorted(self.hosts))
         return NoCapacity(
-            f"{wanted} now ({words or 'there is no host'})",
+            f"{wanted} now ({text or 'there is no host'})",
             hint="Try again later, or stop or destroy unused machines",
         )
 

@@ -64,8 +64,8 @@ class MachineSettings(CommonSettings):
     def _split_hosts(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
-        words = value.replace(",", " ").split()
-        pairs = [tuple(word.split("=", 1)) for word in words]
+        entries = value.replace(",", " ").split()
+        pairs = [tuple(entry.split("=", 1)) for entry in entries]
         named = {pair[0] for pair in pairs if re.fullmatch(_HOST_NAME, pair[0])}
         if any(len(pair) != 2 or not pair[1].startswith("/") for pair in pairs):
             raise ValueError("write `name=/path/of/hostd.sock`")

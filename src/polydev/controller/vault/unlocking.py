@@ -83,7 +83,7 @@ async def _find_key_id(secret: SecretStr, known: Sequence[VaultKey]) -> str | No
 
 
 async def _require_used_key(connection: AsyncConnection, found: Container[str]) -> None:
-    """Refuse keys that open none of the rows, such as the old key after a rotation."""
+    """Refuse keys that open no row, such as an old key after a rotation."""
     using = [key_id for key_id in await vault_keys.get_uses(connection) if key_id is not None]
     missing = [key_id for key_id in using if key_id not in found]
     if found and using and missing == using:

@@ -57,7 +57,7 @@ class TurnEnd(StrEnum):
 class TitledBy(StrEnum):
     """Source of a chat's title. A later member overrides an earlier one."""
 
-    NOBODY = "nobody"
+    UNTITLED = "nobody"
     PROMPT = "prompt"
     AGENT = "agent"
     USER = "person"

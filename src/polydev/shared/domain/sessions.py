@@ -28,7 +28,7 @@ class StepName(StrEnum):
     CREATE_CLI_MACHINE = "create-cli-machine", "Starting your machine"
     BROWSER_READY = "browser-ready", "Opening a browser for you"
     START_LOGIN = "start-login", "Starting the login"
-    WAIT_FOR_PERSON = "wait-for-person", "Log in"
+    WAIT_FOR_USER = "wait-for-person", "Log in"
     CAPTURE = "capture", "Encrypting the credentials"
     WRITE = "write", "Copying the credentials to your machine"
     DESTROY_BROWSER = "destroy-browser", "Deleting the browser machine"
@@ -45,7 +45,7 @@ LOGIN_STEPS = (
     StepName.CREATE_MACHINES,
     StepName.BROWSER_READY,
     StepName.START_LOGIN,
-    StepName.WAIT_FOR_PERSON,
+    StepName.WAIT_FOR_USER,
     StepName.CAPTURE,
     StepName.WRITE,
     StepName.DESTROY_BROWSER,

@@ -16,7 +16,7 @@ _about: ContextVar[Mapping[str, str]] = ContextVar("polydev_log_context", defaul
 
 @contextmanager
 def about(**ids: str | None) -> Iterator[None]:
-    """Add ids to every line that the block logs, such as `session`, `machine` or `request`."""
+    """Add ids, such as `session` or `machine`, to every line of the block."""
     before = _about.get()
     _about.set({**before, **{name: value for name, value in ids.items() if value}})
     try:

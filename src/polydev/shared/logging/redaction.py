@@ -57,7 +57,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
 
 
 def plain(value: object, depth: int = 0) -> object:
-    """Return a plain value, a container of plain values, or the name of another type."""
+    """Reduce a value to plain values; others become their type's name."""
     if isinstance(value, PolydevError):
         return value.line()
     if isinstance(value, _PLAIN):

@@ -1,4 +1,4 @@
-"""Plan the credential files of a CLI machine, so that exactly one credential is active.
+"""Plan the credential files of a CLI machine, with exactly one active credential.
 
 A login and an API key of one provider have paths of their own, or share one; installing one
 removes the other. Some paths are files of the user (settings, a `.env`): only Polydev's entries in

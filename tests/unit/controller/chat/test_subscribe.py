@@ -32,7 +32,18 @@ async def database(tmp_path: Path) -> Database:
     database = open_database(None, tmp_path)
     await database.upgrade()
     chat = Chat(
-        CHAT, ANN, "codex", "", TitledBy.NOBODY, None, None, 0, ChatStatus.IDLE, None, now(), now()
+        CHAT,
+        ANN,
+        "codex",
+        "",
+        TitledBy.UNTITLED,
+        None,
+        None,
+        0,
+        ChatStatus.IDLE,
+        None,
+        now(),
+        now(),
     )
     async with database.write() as connection:
         await users.insert(connection, User(ANN, "ann@example.test", now()))

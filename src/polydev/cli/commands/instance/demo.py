@@ -92,7 +92,7 @@ async def demo(
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Log in the real CLIs and chat with them, in real microVMs, against fake providers.
+    """Log the real CLIs in to fake providers and chat, in real microVMs.
 
     Examples: `polydev demo`, then `polydev down --demo`; `polydev demo --by-hand`, and then log
     in yourself in the browser.
@@ -203,10 +203,10 @@ class Journey:
     async def _status(self, api: ApiClient, provider: str, vm_id: str) -> str:
         argv = list(find_provider(provider).status_argv)
         result = await exec_client.run_captured(api, vm_id, ExecRequest(argv=argv))
-        words = (result["stdout"] + result["stderr"]).strip()
+        output = (result["stdout"] + result["stderr"]).strip()
         if result["exit_code"] != 0:
-            raise CredentialsNotAccepted(f"{provider} reports: {words[-300:]}")
-        return "logged in" if words.startswith("{") else _first_line(words)
+            raise CredentialsNotAccepted(f"{provider} reports: {output[-300:]}")
+        return "logged in" if output.startswith("{") else _first_line(output)
 
     @asynccontextmanager
     async def _step(self, provider: str | None, name: str, title: str) -> AsyncIterator[list[str]]:

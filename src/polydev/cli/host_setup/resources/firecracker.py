@@ -45,8 +45,8 @@ class Firecracker:
     def check(self) -> Status:
         fault = self._problem()
         if fault is None:
-            words = f"{self.release.version} in {self._folder}"
-            return Status(self.name, State.OK, words)
+            message = f"{self.release.version} in {self._folder}"
+            return Status(self.name, State.OK, message)
         if self.driver not in {"auto", "firecracker"}:
             message = f"Not needed: POLYDEV_DRIVER is {self.driver}"
             return Status(self.name, State.OK, message)
@@ -95,11 +95,11 @@ class Firecracker:
 
     def _problem(self) -> str | None:
         """Describe the problem of the installation; None if it is correct."""
-        words = f"Firecracker {self.release.version} is not installed"
+        problem = f"Firecracker {self.release.version} is not installed"
         links = {f"/usr/local/bin/{name}": f"{_LINK}/{name}" for name in PROGRAMS}
         for link, target in ({_LINK: self._folder.name} | links).items():
             if not self.place.is_link(link, target):
-                return words
+                return problem
         folder = self.place.at(self._folder)
         try:
             manifest = json.loads((folder / "manifest.json").read_bytes())
@@ -109,7 +109,7 @@ class Firecracker:
             if pin is not None and manifest["archive"] != pin:
                 return f"Firecracker in {self._folder} is not from the pinned archive"
         except (OSError, ValueError, KeyError, TypeError):
-            return words
+            return problem
         return None
 
     def _require_own_link(self, program: str) -> None:

@@ -41,7 +41,7 @@ class PasswordChanged:
     """The result of a password change."""
 
     sign_ins_ended: int
-    tokens_kept: list[ApiToken]
+    valid_tokens: list[ApiToken]
 
 
 @dataclass(frozen=True, slots=True)

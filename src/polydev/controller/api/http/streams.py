@@ -49,7 +49,7 @@ class ResourceStream(StreamingResponse):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(chunks, media_type=media_type, headers=headers)
-        self._told = chunks
+        self._chunks = chunks
         self._held = stack
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,7 +57,7 @@ class ResourceStream(StreamingResponse):
             try:
                 await super().__call__(scope, receive, send)
             finally:
-                await self._told.aclose()
+                await self._chunks.aclose()
 
     async def stream_response(self, send: Send) -> None:
         async def send_within_limit(message: Message) -> None:

@@ -34,7 +34,7 @@ def mine(column: str) -> str:
 class Own(NamedTuple):
     """Rights of users on their own rows: columns per command (`*`: all)."""
 
-    whose: str = mine("user_id")
+    condition: str = mine("user_id")
     written: str | None = None
     """Condition on written rows, if stricter than on visible ones."""
     select: str = ""
@@ -57,7 +57,7 @@ def close(table: str) -> None:
 
 def open_to_its_user(table: str, own: Own) -> None:
     """Allow users the given commands on their own rows."""
-    using, check = f"USING ({own.whose})", f"WITH CHECK ({own.written or own.whose})"
+    using, check = f"USING ({own.condition})", f"WITH CHECK ({own.written or own.condition})"
     for command, columns, conditions in (
         ("SELECT", own.select, using),
         ("INSERT", own.insert, check),

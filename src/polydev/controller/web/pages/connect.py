@@ -108,7 +108,7 @@ def phase(view: SessionView) -> Phase:
     if view.endedAt is not None:
         return Phase.ENDED
     done = {it.step for it in view.steps if it.outcome == "done"}
-    if StepName.WAIT_FOR_PERSON in done:
+    if StepName.WAIT_FOR_USER in done:
         return Phase.FINISHING
     return Phase.SEEING if StepName.BROWSER_READY in done else Phase.PREPARING
 

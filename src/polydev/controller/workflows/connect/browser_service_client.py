@@ -32,7 +32,7 @@ PORT = 8080
 LONG_POLL_S = 25
 _ANSWER_S = 20.0
 _MAX_ANSWER_BYTES = 256 * 1024
-_MAX_WORDS = 300
+_MAX_REASON_CHARS = 300
 
 
 class _Answer(BaseModel):
@@ -127,7 +127,7 @@ class BrowserService:
         if answer.status_code in (404, 409):
             raise LoginNotWaiting("The login is not waiting for a pasted code or URL")
         if answer.status_code == 422:
-            why = clean_text(self._parsed(_Problem, answer).detail, _MAX_WORDS)
+            why = clean_text(self._parsed(_Problem, answer).detail, _MAX_REASON_CHARS)
             raise PasteRefused(f"The pasted text cannot be used: {why}")
         self._require(answer, 202)
 
@@ -175,5 +175,5 @@ class BrowserService:
 
 
 def _failed(reason: str) -> LoginFailed:
-    words = clean_text(reason, _MAX_WORDS) or "no reason given"
-    return LoginFailed(f"The CLI's login failed: {words}", hint="Connect again")
+    text = clean_text(reason, _MAX_REASON_CHARS) or "no reason given"
+    return LoginFailed(f"The CLI's login failed: {text}", hint="Connect again")

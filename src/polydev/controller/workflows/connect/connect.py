@@ -141,7 +141,7 @@ class Connect:
             ),
             Step(StepName.BROWSER_READY, its.wait_for_browser, limit.healthy_limit_s + grace_s),
             Step(StepName.START_LOGIN, self._start_login, limit.login_start_limit_s),
-            Step(StepName.WAIT_FOR_PERSON, self._wait_for_person, limit.person_limit_s + grace_s),
+            Step(StepName.WAIT_FOR_USER, self._wait_for_user, limit.person_limit_s + grace_s),
             Step(StepName.CAPTURE, self._capture, limit.capture_limit_s, undo=delivery.forget),
             Step(
                 StepName.WRITE, delivery.write, limit.write_limit_s,
@@ -239,7 +239,7 @@ class Connect:
             await its.recreate_browser(session.session_id)
             raise
 
-    async def _wait_for_person(self, subject: str) -> None:
+    async def _wait_for_user(self, subject: str) -> None:
         session = await self._session(subject)
         left_s = (session.expires_at - now()).total_seconds()
         try:
@@ -251,7 +251,7 @@ class Connect:
             ) from None
 
     async def _capture(self, subject: str) -> None:
-        """Read the credentials and seal them in one step, so they are never stored unsealed."""
+        """Read and seal the credentials in one step, so none are stored unsealed."""
         session = await self._session(subject)
         about = provider(session.provider)
         its = SessionMachines(self.database, self.machines)

@@ -86,7 +86,7 @@ class ConnectByKey:
     async def start(
         self, caller: Caller, user_id: UserId, provider_id: str, api_key: SecretStr
     ) -> ConnectSession:
-        """Start a session with an API key, or return the live one with the same key.
+        """Start a session with an API key, or return its live session.
 
         Raises: UnknownProvider, BadApiKey, NotAllowed, NoSuchUser, QuotaExceeded, LoginUnderway.
         """

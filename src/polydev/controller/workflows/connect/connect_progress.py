@@ -34,7 +34,7 @@ class ConnectProgress:
         session_id, leaves = SessionId(subject), set[SessionStatus]()
         if step != StepName.WAIT_FOR_ROOM:
             leaves.add(SessionStatus.QUEUED)
-        if step not in (StepName.START_LOGIN, StepName.WAIT_FOR_PERSON):
+        if step not in (StepName.START_LOGIN, StepName.WAIT_FOR_USER):
             leaves.add(SessionStatus.WAITING)
         async with self.database.write() as connection:
             await sessions.start_step(connection, session_id, step, now())

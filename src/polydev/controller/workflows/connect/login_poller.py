@@ -1,4 +1,4 @@
-"""Start of a login in a browser machine, and polling until it completes or fails."""
+"""Start a login in a browser machine, and poll it until it ends."""
 
 from __future__ import annotations
 

@@ -111,10 +111,10 @@ class SessionMachines:
             others = await sessions.list_using_machine(connection, vm_id)
             if machine is None or machine.status is MachineState.DESTROYED:
                 return
-            is_kept = machine.session_id is None or bool(others)
-            if not is_kept:
+            is_needed = machine.session_id is None or bool(others)
+            if not is_needed:
                 await machines.set_state(connection, vm_id, MachineState.DESTROYING)
-        if not is_kept:
+        if not is_needed:
             await self.machines.destroy(vm_id)
         elif machine.status is MachineState.RESUMING:
             await self._leave_at_rest(machine)

@@ -71,7 +71,7 @@ class Delivery:
         plaintext = await self.vault.open(row)
         found = await self._found(vm_id, credential_paths(provider))
         change = plan_install(provider, row.kind, plaintext, found)
-        await self._set_aside(vm_id, {path: found[path] for path in change.paths})
+        await self._back_up(vm_id, {path: found[path] for path in change.paths})
         for attempt in range(1, _TRIES + 1):
             await self._make(vm_id, change)
             if await self.is_logged_in(provider, vm_id):
@@ -122,27 +122,29 @@ class Delivery:
                 path: await self._read_or_leave(vm_id, path) for path in user_file_paths(provider)
             }
             await self._make(vm_id, plan_removal(provider, found))
-            await self._remove(vm_id, *map(_aside, credential_paths(provider)))
+            await self._remove(vm_id, *map(_backup_path, credential_paths(provider)))
         except NoSuchMachine:
             log.info("no credentials to remove: %s is gone", vm_id)
 
     async def settle(self, provider: Provider, vm_id: VmId) -> None:
         """Delete the backups after a successful delivery."""
         try:
-            await self._remove(vm_id, *map(_aside, credential_paths(provider)))
+            await self._remove(vm_id, *map(_backup_path, credential_paths(provider)))
         except (NoSuchMachine, MachineBusy):
             log.info("no backups to delete: %s is gone or stopped", vm_id)
 
     async def take_back(self, provider: Provider, vm_id: VmId) -> None:
         """Restore the files from before the delivery, if it had started."""
         try:
-            asides = await self._found(vm_id, [_aside(path) for path in credential_paths(provider)])
-            before = {path: asides[_aside(path)] for path in credential_paths(provider)}
+            backups = await self._found(
+                vm_id, [_backup_path(path) for path in credential_paths(provider)]
+            )
+            before = {path: backups[_backup_path(path)] for path in credential_paths(provider)}
             stood = [GuestFile(path, it) for path, it in before.items() if it]
             absent = [path for path, it in before.items() if it == b""]
             await self._make(vm_id, Change(tuple(stood), tuple(absent)))
             if stood or absent:
-                await self._remove(vm_id, *(path for path, it in asides.items() if it is not None))
+                await self._remove(vm_id, *(path for path, it in backups.items() if it is not None))
         except (NoSuchMachine, MachineBusy):
             log.info("no files to restore: %s is gone or stopped", vm_id)
 
@@ -158,13 +160,15 @@ class Delivery:
         except PolydevError as error:
             log.info("%s in %s did not log out: %s", provider.id, vm_id, error.code)
 
-    async def _set_aside(self, vm_id: VmId, found: Mapping[str, bytes | None]) -> None:
+    async def _back_up(self, vm_id: VmId, found: Mapping[str, bytes | None]) -> None:
         """Back up files inside the machine, unless there is a backup already.
 
         An empty backup stands for a missing file.
         """
-        asides = (GuestFile(_aside(path), it or b"", if_absent=True) for path, it in found.items())
-        await self._write(vm_id, *asides)
+        backups = (
+            GuestFile(_backup_path(path), it or b"", if_absent=True) for path, it in found.items()
+        )
+        await self._write(vm_id, *backups)
 
     async def _found(self, vm_id: VmId, paths: Sequence[str]) -> dict[str, bytes | None]:
         contents = await asyncio.gather(*(self._read(vm_id, path) for path in paths))
@@ -199,7 +203,7 @@ class Delivery:
         await self.host.run(_operation_id("remove", vm_id), operation, _WRITE_S)
 
 
-def _aside(path: str) -> str:
+def _backup_path(path: str) -> str:
     return f"{path}.before-connect"
 
 

@@ -92,7 +92,7 @@ class CredentialLifecycle:
 
         Raises NoSuchCredential.
         """
-        credential = await self._standing(caller.owner_filter, credential_id)
+        credential = await self._get_valid(caller.owner_filter, credential_id)
         try:
             async with asyncio.timeout(_VALIDATE_S):
                 verdict = await self._verdict(caller, credential)
@@ -159,15 +159,15 @@ class CredentialLifecycle:
                 credential = await credentials.get(connection, CredentialId(subject))
             except NoSuchCredential:
                 return
-            whose, which = credential.user_id, credential.provider
-            connecting = await sessions.find_live(connection, whose, which)
-            replaced = await credentials.find_newest_sealed(connection, whose, which)
+            owner, which = credential.user_id, credential.provider
+            connecting = await sessions.find_live(connection, owner, which)
+            replaced = await credentials.find_newest_sealed(connection, owner, which)
         if connecting is not None:
             raise MachineBusy(f"A login to {which} writes the same file")
         found = await self._machine(credential) if replaced is None else None
         if found is not None:
             if found.status.is_usable:  # saved memory expects its disk unchanged
-                cause = Actor.for_user(whose, "workflow", "removal of a login")
+                cause = Actor.for_user(owner, "workflow", "removal of a login")
                 found = await self.resume_on_use.ensure_running(cause, found.vm_id)
             running = found.status is MachineState.RUNNING
             about = provider(which)
@@ -190,8 +190,8 @@ class CredentialLifecycle:
         )
         delivery = self._delivery(machine)
         if not await delivery.is_logged_in(about, machine.vm_id):
-            words = f"{about.name} in {machine.vm_id} reports that it is not logged in"
-            return Verdict(Validity.INVALID, words)
+            message = f"{about.name} in {machine.vm_id} reports that it is not logged in"
+            return Verdict(Validity.INVALID, message)
         held = await delivery.read_stored(about, credential.kind, machine.vm_id)
         if held is None:
             return _unknown(f"{about.name} in {machine.vm_id} is logged in by another method")
@@ -207,8 +207,8 @@ class CredentialLifecycle:
             raise _revoked(credential.credential_id)
         if not same_login(await self.vault.open(row), held):
             return _unknown(f"{about.name} has another API key in its machine")
-        words = f"{about.name} has the API key; only a chat shows whether the provider accepts it"
-        return Verdict(Validity.VALID, words)
+        message = f"{about.name} has the API key; only a chat shows whether the provider accepts it"
+        return Verdict(Validity.VALID, message)
 
     async def _taken_back(
         self, caller: Caller, about: Provider, credential: Credential, held: bytes
@@ -217,8 +217,8 @@ class CredentialLifecycle:
         theirs = check_credentials(about, held)
         async with self.database.read() as connection:
             row = await credentials.find_sealed(connection, credential.credential_id)
-            whose, which = credential.user_id, credential.provider
-            connecting = await sessions.find_live(connection, whose, which)
+            owner, which = credential.user_id, credential.provider
+            connecting = await sessions.find_live(connection, owner, which)
         if row is None:
             raise _revoked(credential.credential_id)
         if connecting is not None:  # the machine may get another credential soon
@@ -236,10 +236,10 @@ class CredentialLifecycle:
             if taken:
                 entry = caller.audit_entry("credential.refresh", row.credential_id, row.user_id)
                 await audit.record(connection, entry)
-        words = f"{about.name} reports that it is logged in; its renewed tokens are stored"
-        return Verdict(Validity.VALID, words, refreshed=taken)
+        message = f"{about.name} reports that it is logged in; its renewed tokens are stored"
+        return Verdict(Validity.VALID, message, refreshed=taken)
 
-    async def _standing(self, bounds: UserId | None, credential_id: CredentialId) -> Credential:
+    async def _get_valid(self, bounds: UserId | None, credential_id: CredentialId) -> Credential:
         async with self.database.read(bounds) as connection:
             credential = await credentials.get(connection, credential_id, bounds)
         if credential.revoked_at is not None:

@@ -81,7 +81,10 @@ class Lease:
 
     @asynccontextmanager
     async def hold(self) -> AsyncIterator[None]:
-        """Hold the lease, and release it at the end, so others need not wait for its expiry."""
+        """Hold the lease during the block, then release it.
+
+        Without the release, others would wait for its expiry.
+        """
         asked_s = _clock_s()
         async with self.database.write() as connection:
             await controllers.begin_lease(

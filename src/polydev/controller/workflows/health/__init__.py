@@ -56,12 +56,12 @@ async def _limited(
         async with asyncio.timeout(limit_s):
             return await part
     except TimeoutError:
-        words = f"Unknown: the check took longer than {limit_s:g} s"
-        return [Finding(name, False, words, "Try again; see the controller's log")]
+        message = f"Unknown: the check took longer than {limit_s:g} s"
+        return [Finding(name, False, message, "Try again; see the controller's log")]
     except PolydevError as error:
         hint = error.hint or "See the controller's log"
         return [Finding(name, False, error.message, hint)]
     except Exception as error:
         log.error("check %s failed: %s", name, type(error).__name__)
-        words = f"The check failed ({type(error).__name__})"
-        return [Finding(name, False, words, "See the controller's log")]
+        message = f"The check failed ({type(error).__name__})"
+        return [Finding(name, False, message, "See the controller's log")]

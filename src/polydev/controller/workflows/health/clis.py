@@ -43,10 +43,10 @@ async def ask(database: Database, hosts: Hosts, user: UserId | None) -> Sequence
 
     answers = await asyncio.gather(*(in_turn(*login) for login in logins[:MOST]))
     wrong = [finding for finding in answers if finding is not None]
-    words = f"{len(logins)}, each confirmed by its CLI"
+    message = f"{len(logins)}, each confirmed by its CLI"
     if len(logins) > MOST:
-        words = f"Checked {MOST} of {len(logins)}, each confirmed by its CLI"
-    return wrong or [Finding("logins", True, words)]
+        message = f"Checked {MOST} of {len(logins)}, each confirmed by its CLI"
+    return wrong or [Finding("logins", True, message)]
 
 
 async def _logins(database: Database, user: UserId | None) -> list[tuple[Machine, Credential]]:
@@ -80,9 +80,9 @@ async def _one(hosts: Hosts, machine: Machine, credential: Credential) -> Findin
         why = f"no answer within {_LIMIT_S:g} s"
     except PolydevError as error:
         why = error.message
-    words = f"Cannot check the login of {cli.name} in machine {vm_id}: {why}"
+    message = f"Cannot check the login of {cli.name} in machine {vm_id}: {why}"
     hint = Hint.SEE_CONSOLE.text(vm_id=vm_id)
-    return Finding("logins", False, words, hint, vm_id)
+    return Finding("logins", False, message, hint, vm_id)
 
 
 async def _asked(
@@ -95,15 +95,15 @@ async def _asked(
     try:
         await host.read_file(vm_id, path)
     except NoSuchFile:
-        words = (
+        message = (
             f"The credentials of {cli.name} are missing in machine {vm_id}: {path} does not exist"
         )
-        return Finding("logins", False, words, again, vm_id)
+        return Finding("logins", False, message, again, vm_id)
     output = await host.run_program(vm_id, cli.status_argv, env=cli.environment, timeout_s=_LIMIT_S)
     if output.exit_code == 0:
         return None
-    said = f"{cli.name} in machine {vm_id} reports that it is not logged in"
+    message = f"{cli.name} in machine {vm_id} reports that it is not logged in"
     if credential.expires_at is not None and credential.expires_at < now():
-        said += f": its login expired at {credential.expires_at:%Y-%m-%d %H:%M} UTC"
+        message += f": its login expired at {credential.expires_at:%Y-%m-%d %H:%M} UTC"
     why = f"; `polydev machine exec {vm_id} {' '.join(cli.status_argv)}` shows its status"
-    return Finding("logins", False, said, again + why, vm_id)
+    return Finding("logins", False, message, again + why, vm_id)

@@ -48,11 +48,11 @@ async def compare(database: Database, hosts: Hosts, user: UserId | None) -> Sequ
     if user is None:
         wrong += await _unknown(database, there)
     elif silent and any(row.host_id in silent for row in rows.alive):
-        words = "The host of your machines does not answer"
+        message = "The host of your machines does not answer"
         hint = "Try again in a minute; if it persists, tell your administrator"
-        wrong.append(Finding("machines", False, words, hint))
-    words = f"{len(rows.alive)} in the database, all confirmed by their hosts"
-    return wrong or [Finding("machines", True, words)]
+        wrong.append(Finding("machines", False, message, hint))
+    message = f"{len(rows.alive)} in the database, all confirmed by their hosts"
+    return wrong or [Finding("machines", True, message)]
 
 
 async def _rows(database: Database, user: UserId | None) -> _Rows:
@@ -85,24 +85,24 @@ def _one(row: Machine, view: MachineView | None, silent: frozenset[HostId]) -> I
     vm_id = row.vm_id
     if row.host_id in silent or row.host_id is None or not row.status.is_settled:
         return
-    anew = f"{_BY_ITSELF}: polydev machine destroy {vm_id}, then create another"
+    recreate = f"{_BY_ITSELF}: polydev machine destroy {vm_id}, then create another"
     if view is None:
         if row.status is not MachineState.FAILED:
-            words = f"Machine {vm_id} is {row.status} in the database, but its host has lost it"
-            yield Finding("machines", False, words, anew, vm_id)
+            message = f"Machine {vm_id} is {row.status} in the database, but its host has lost it"
+            yield Finding("machines", False, message, recreate, vm_id)
         return
     if view.state.is_settled and view.state is not row.status:
-        words = f"Machine {vm_id} is {row.status} in the database, and {view.state} on its host"
-        yield Finding("machines", False, words, anew, vm_id)
+        message = f"Machine {vm_id} is {row.status} in the database, and {view.state} on its host"
+        yield Finding("machines", False, message, recreate, vm_id)
     elif view.ip_address and row.ip_address and view.ip_address != row.ip_address:
-        words = f"Pages show {row.ip_address} for machine {vm_id}, but it has {view.ip_address}"
-        yield Finding("machines", False, words, anew, vm_id)
+        message = f"Pages show {row.ip_address} for machine {vm_id}, but it has {view.ip_address}"
+        yield Finding("machines", False, message, recreate, vm_id)
     if view.machine_kind is not row.vm_type:
-        words = (
+        message = (
             f"Pages show {vm_id} as a {row.vm_type} machine; it is a {view.machine_kind} machine"
         )
         hint = Hint.RECREATE_MACHINE.text(vm_id=vm_id)
-        yield Finding("machines", False, words, hint, vm_id)
+        yield Finding("machines", False, message, hint, vm_id)
 
 
 def _left_over(rows: _Rows) -> Iterator[Finding]:

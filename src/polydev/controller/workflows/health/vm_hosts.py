@@ -43,10 +43,10 @@ async def _one(hosts: Hosts, host: VmHost, unseen: timedelta) -> Sequence[Findin
             findings = (await client.diagnosis()).findings
     except (PolydevError, TimeoutError) as error:
         return [_silent(host, unseen, error)]
-    words = f"Version {health.version}, driver {health.driver} ({health.accelerator})"
+    message = f"Version {health.version}, driver {health.driver} ({health.accelerator})"
     if host.state is HostState.DRAINING:
-        words += "; draining, so it gets no new machines"
-    return [Finding("host agent", True, words), *findings]
+        message += "; draining, so it gets no new machines"
+    return [Finding("host agent", True, message), *findings]
 
 
 def _silent(host: VmHost, unseen: timedelta, error: Exception) -> Finding:
@@ -54,6 +54,6 @@ def _silent(host: VmHost, unseen: timedelta, error: Exception) -> Finding:
     if host.seen_at is None:
         return Finding("host agent", False, f"{why}; it never answered", _LOOK)
     if (age := now() - host.seen_at) > unseen:
-        words = f"{why}; its last answer was {age.total_seconds():.0f} s ago"
-        return Finding("host agent", False, f"{words}, so it gets no machines", _LOOK)
+        message = f"{why}; its last answer was {age.total_seconds():.0f} s ago"
+        return Finding("host agent", False, f"{message}, so it gets no machines", _LOOK)
     return Finding("host agent", False, why, _LOOK)

@@ -35,7 +35,7 @@ _LONGEST_PERIOD_S = 30.0
 _LOOKS_EACH_IDLE_TIME = 10
 _HOST_LIMIT_S = 5.0
 _MINUTE_S = 60
-_KEPT = timedelta(minutes=55)
+_MAX_WINDOW = timedelta(minutes=55)
 """Longest time to check: hosts store samples for one hour."""
 
 
@@ -89,7 +89,7 @@ class IdlePolicy:
             machine = await machines.get(connection, vm_id, None)
         async with asyncio.timeout(_HOST_LIMIT_S):
             usage = await self.machines.hosts.of(machine.host_id).usage(vm_id)
-        return is_idle(usage, max(since, now() - _KEPT), self.machines.settings.hibernate_cpu)
+        return is_idle(usage, max(since, now() - _MAX_WINDOW), self.machines.settings.hibernate_cpu)
 
 
 def is_idle(usage: Usage, since: datetime, cores: float) -> bool:

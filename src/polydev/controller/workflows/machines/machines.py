@@ -117,8 +117,8 @@ class MachineOperations:
 
     def token(self, vm_id: VmId) -> SecretStr:
         """Derive the bearer token of a browser machine's service."""
-        words = f"browser-service {vm_id}".encode()
-        return SecretStr(hmac.new(self.token_key, words, hashlib.sha256).hexdigest())
+        message = f"browser-service {vm_id}".encode()
+        return SecretStr(hmac.new(self.token_key, message, hashlib.sha256).hexdigest())
 
     @property
     def bring_up_limit_s(self) -> float:
@@ -167,7 +167,7 @@ class MachineOperations:
             )
 
     async def relocate_from_dead_host(self, vm_id: VmId) -> bool:
-        """Move a machine from a dead host to another one, unless its disk holds user data.
+        """Move a machine off a dead host, unless its disk holds user data.
 
         Returns True if it has another host now. Raises HostLost.
         """

@@ -67,7 +67,7 @@ class ResumeOnUse:
         Raises: NoSuchMachine; MachineBusy if it is stopped or going down; NoCapacity, QuotaExceeded
         and HostUnreachable if it cannot be resumed; MachineNotReady if the resume failed.
         """
-        tells, asked = _Once(waits), False
+        notify_once, asked = _Once(waits), False
         try:
             async with asyncio.timeout(self.limit_s):
                 while True:
@@ -77,7 +77,7 @@ class ResumeOnUse:
                         return machine
                     _require_usable(machine, asked=asked)
                     if machine.status is not MachineState.CREATING:
-                        tells()
+                        notify_once()
                     if machine.status is MachineState.HIBERNATED:
                         _require_not_tried(machine, asked=asked)
                         asked = await self._asked(cause, vm_id) or asked
@@ -112,7 +112,7 @@ class ResumeOnUse:
                 await hibernation.set_used(connection, vm_id, now())
 
     async def _used(self, cause: Actor, vm_id: VmId) -> Machine:
-        """Read a machine's row, and record its use if it runs and that is due."""
+        """Read a machine's row; record the use of a running one, if due."""
         async with self.database.read() as connection:
             machine = await machines.get(connection, vm_id, cause.owner_filter)
         if machine.status is not MachineState.RUNNING:
@@ -156,13 +156,13 @@ class ActivityRecorder:
 
 
 class _Once:
-    def __init__(self, tell: Callable[[], None]) -> None:
-        self._tell: Callable[[], None] | None = tell
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self._callback: Callable[[], None] | None = callback
 
     def __call__(self) -> None:
-        tell, self._tell = self._tell, None
-        if tell is not None:
-            tell()
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback()
 
 
 async def find_usable_cli_machine(connection: AsyncConnection, user_id: UserId) -> Machine | None:

@@ -88,12 +88,12 @@ class OrphanCleanup:
 
     async def _sweep(self, host_id: HostId) -> None:
         swept = await self.machines.hosts.of(host_id).sweep()
-        words = _words(swept)
-        if not words:
+        removed = _describe(swept)
+        if not removed:
             return
-        log.warning("host %s removed resources of no machine: %s", host_id, words)
+        log.warning("host %s removed resources of no machine: %s", host_id, removed)
         async with self.database.write() as connection:
-            why = f"resources of no machine: {words}"
+            why = f"resources of no machine: {removed}"
             await audit.record(connection, entry("host.sweep", host_id, None, why))
 
 
@@ -110,7 +110,7 @@ async def _views(host_id: HostId, host: Host) -> tuple[HostId, dict[str, Machine
         return host_id, None
 
 
-def _words(swept: Swept) -> str:
+def _describe(swept: Swept) -> str:
     what = {
         "VMMs": [str(pid) for pid in swept.processes],
         "folders": swept.folders,

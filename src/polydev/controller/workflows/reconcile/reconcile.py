@@ -134,7 +134,7 @@ class Reconciler:
 
     async def _machine(self, row: Machine, view: MachineView | None) -> None:
         """Reconcile a machine whose host answers."""
-        if await self._take_if_nobodys(row):
+        if await self._mark_if_unused(row):
             return await self.machines.destroy(row.vm_id)
         match row.status:
             case MachineState.DESTROYING:
@@ -152,16 +152,16 @@ class Reconciler:
 
     async def _settle_absent(self, row: Machine) -> None:
         """Mark a machine without users for destruction. Its host does not answer."""
-        if row.status is not MachineState.DESTROYING and await self._take_if_nobodys(row):
+        if row.status is not MachineState.DESTROYING and await self._mark_if_unused(row):
             log.info("%s will be destroyed when host %s is back", row.vm_id, row.host_id)
 
-    async def _take_if_nobodys(self, row: Machine) -> bool:
-        """Set a machine to `destroying` if its session has ended and nobody else uses it."""
+    async def _mark_if_unused(self, row: Machine) -> bool:
+        """Set a machine to `destroying` if its session ended and nobody uses it."""
         if row.session_id is None:
             return False
         async with self.database.write() as connection:
             await lock_placement(connection)
-            why = await _why_nobodys(connection, row)
+            why = await _why_unused(connection, row)
             if why and row.status is not MachineState.DESTROYING:
                 log.warning("%s has no user any more: %s", row.vm_id, why)
                 await machines.set_state(connection, row.vm_id, MachineState.DESTROYING)
@@ -247,17 +247,17 @@ class Reconciler:
         except HostUnreachable:
             return True
 
-    async def _fail(self, row: Machine, words: str) -> None:
-        log.warning("%s: %s", row.vm_id, words)
+    async def _fail(self, row: Machine, reason: str) -> None:
+        log.warning("%s: %s", row.vm_id, reason)
         async with self.database.write() as connection:
             fresh = await machines.find(connection, row.vm_id)
             if fresh is None or (fresh.status, fresh.attempt) != (row.status, row.attempt):
                 return
-            await set_failed(connection, row.vm_id, Failed(words))
-            await audit.record(connection, entry("machine.fail", row.vm_id, row.user_id, words))
+            await set_failed(connection, row.vm_id, Failed(reason))
+            await audit.record(connection, entry("machine.fail", row.vm_id, row.user_id, reason))
 
 
-async def _why_nobodys(connection: AsyncConnection, row: Machine) -> str:
+async def _why_unused(connection: AsyncConnection, row: Machine) -> str:
     """Return why a session's machine has no user. Empty if it has one."""
     if row.session_id is None:
         return ""

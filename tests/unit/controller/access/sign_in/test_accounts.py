@@ -183,7 +183,7 @@ async def test_password_change_ends_other_sign_ins_and_lists_tokens(
     caller = await access.authenticate(from_browser(own.secret))
     token, text = await access.tokens.create(caller, "ci", frozenset({Scope.READ}), None)
     done = await access.accounts.change_password(caller, PASSWORD, "a quite different one")
-    assert (done.sign_ins_ended, [it.token_id for it in done.tokens_kept]) == (1, [token.token_id])
+    assert (done.sign_ins_ended, [it.token_id for it in done.valid_tokens]) == (1, [token.token_id])
     assert (await access.authenticate(from_browser(own.secret))).user_id == caller.user_id
     assert (await access.authenticate(with_token(text))).user_id == caller.user_id
     with pytest.raises(NotSignedIn):

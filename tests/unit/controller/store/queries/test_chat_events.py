@@ -26,7 +26,18 @@ BEFORE = 1_000_009
 @pytest.fixture(autouse=True)
 async def _a_chat(store: Database) -> None:
     chat = Chat(
-        CHAT, ANN, "codex", "", TitledBy.NOBODY, None, None, 0, ChatStatus.IDLE, None, now(), now()
+        CHAT,
+        ANN,
+        "codex",
+        "",
+        TitledBy.UNTITLED,
+        None,
+        None,
+        0,
+        ChatStatus.IDLE,
+        None,
+        now(),
+        now(),
     )
     async with store.write() as connection:
         await users.insert(connection, User(ANN, "ann@example.test", now()))

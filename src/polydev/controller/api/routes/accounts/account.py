@@ -94,7 +94,7 @@ async def change_password(
     )
     return PasswordChanged(
         signInsEnded=changed.sign_ins_ended,
-        tokensKept=[TokenView.of(it) for it in changed.tokens_kept],
+        tokensKept=[TokenView.of(it) for it in changed.valid_tokens],
     )
 
 

@@ -36,7 +36,7 @@ from polydev.shared.domain import MachineState, Scope, VmId
 from polydev.shared.errors import (
     BadRequest,
     ChannelLost,
-    MachineAsleep,
+    MachineHibernated,
     PolydevError,
     QuotaExceeded,
 )
@@ -146,7 +146,7 @@ async def open_terminal(
             and machine.status is not MachineState.RUNNING
             and machine.status.is_usable
         ):
-            return await streams.send_end(socket, streams.error_end(_asleep_error(vm_id)))
+            return await streams.send_end(socket, streams.error_end(_hibernated_error(vm_id)))
         access = MachineAccess(services, caller, VmId(vm_id), "a terminal")
         await _relay(socket, access, params, permission_check(socket, Scope.MACHINES))
 
@@ -161,8 +161,8 @@ def terminal_request(name: str, columns: int, rows: int) -> ExecRequest:
     )
 
 
-def _asleep_error(vm_id: str) -> MachineAsleep:
-    return MachineAsleep(f"Machine {vm_id} is hibernated", hint="It resumes when you use it")
+def _hibernated_error(vm_id: str) -> MachineHibernated:
+    return MachineHibernated(f"Machine {vm_id} is hibernated", hint="It resumes when you use it")
 
 
 async def _relay(
@@ -204,7 +204,9 @@ async def _explain(access: MachineAccess, error: PolydevError) -> PolydevError:
         return error
     is_hibernated = machine.status.is_hibernated
     return (
-        _asleep_error(access.vm_id) if is_hibernated and isinstance(error, ChannelLost) else error
+        _hibernated_error(access.vm_id)
+        if is_hibernated and isinstance(error, ChannelLost)
+        else error
     )
 
 

@@ -68,7 +68,7 @@ WORKERS_ONLY = (
     "vault_keys",
 )
 
-_PERSON_FUNCTION = """
+_USER_FUNCTION = """
 CREATE FUNCTION polydev_person() RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog
     AS $$
@@ -99,7 +99,7 @@ CREATE FUNCTION polydev_append_only() RETURNS trigger
 def upgrade() -> None:
     if op.get_bind().dialect.name != "postgresql":
         return
-    op.execute(_PERSON_FUNCTION)
+    op.execute(_USER_FUNCTION)
     for table in (*OWNED, *WORKERS_ONLY):
         close(table)
     for table, own in OWNED.items():

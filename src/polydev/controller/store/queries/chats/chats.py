@@ -203,7 +203,7 @@ async def insert_turn(
     await update(connection, chat.chat_id, turn=turn, status=ChatStatus.QUEUED, updated_at=at)
     first_id = turn * TURN_IDS + 1
     events = [ChatEvent(first_id, EventKind.USER, {"text": prompt}, at)]
-    if await set_title(connection, chat.chat_id, title, TitledBy.PROMPT, [TitledBy.NOBODY]):
+    if await set_title(connection, chat.chat_id, title, TitledBy.PROMPT, [TitledBy.UNTITLED]):
         events.append(ChatEvent(first_id + 1, EventKind.TITLE, {"title": title}, at))
     await chat_events.insert(connection, chat.chat_id, chat.user_id, events)
     return turn
@@ -260,13 +260,13 @@ async def request_stop(
 
 
 async def end_turn(
-    connection: AsyncConnection, chat: Chat, reason: TurnEnd, kept_bytes: int, at: datetime
+    connection: AsyncConnection, chat: Chat, reason: TurnEnd, stored_bytes: int, at: datetime
 ) -> None:
     """Record the end and size of a turn; the chat becomes idle."""
     await connection.execute(
         sa.update(chat_turns)
         .where(chat_turns.c.chat_id == chat.chat_id, chat_turns.c.turn == chat.turn)
-        .values(ended_at=at, reason=reason, bytes=chat_turns.c.bytes + kept_bytes)
+        .values(ended_at=at, reason=reason, bytes=chat_turns.c.bytes + stored_bytes)
     )
     await update(connection, chat.chat_id, status=ChatStatus.IDLE, updated_at=at)
 

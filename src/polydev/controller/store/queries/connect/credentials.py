@@ -256,14 +256,14 @@ async def _delete(
 
 
 async def _emit(
-    connection: AsyncConnection, whose: SealedCredential | Credential, status: str
+    connection: AsyncConnection, credential: SealedCredential | Credential, status: str
 ) -> None:
     await emit(
         connection,
-        whose.user_id,
+        credential.user_id,
         "credential",
-        whose.credential_id,
-        provider=whose.provider,
+        credential.credential_id,
+        provider=credential.provider,
         status=status,
     )
 

@@ -89,13 +89,13 @@ async def prune(
     connection: AsyncConnection, previous: datetime, user_id: UserId | None = None
 ) -> None:
     """Delete old keys of a user, or of all users."""
-    whose = () if user_id is None else (keys.c.user_id == user_id,)
-    await connection.execute(sa.delete(keys).where(keys.c.created_at < previous, *whose))
+    owned = () if user_id is None else (keys.c.user_id == user_id,)
+    await connection.execute(sa.delete(keys).where(keys.c.created_at < previous, *owned))
 
 
 async def _take_new(connection: AsyncConnection, claim: KeyClaim) -> KeyClaim | PreviousRequest:
-    whose = sa.select(sa.func.count()).where(keys.c.user_id == claim.user_id)
-    if (await connection.scalar(whose) or 0) >= MAX_KEYS:
+    count = sa.select(sa.func.count()).where(keys.c.user_id == claim.user_id)
+    if (await connection.scalar(count) or 0) >= MAX_KEYS:
         raise TooManyRequests(
             f"You have used {MAX_KEYS} idempotency keys within 24 hours",
             hint="Retry without a key, or later",
