@@ -194,7 +194,7 @@ async def test_failed_controller_start_is_reported_with_its_log(world: World) ->
     assert "ENCRYPTION_KEY" in finding["message"]
     assert "polydev up" in finding["hint"]
     assert any(it["name"] == "host agent" and it["ok"] for it in found)
-    assert wrong(found, "port")["message"].startswith("Nobody listens on port")
+    assert wrong(found, "port")["message"].startswith("No process listens on port")
 
 
 async def test_foreign_program_on_the_port_is_named_and_gets_no_token(

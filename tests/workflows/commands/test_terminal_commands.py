@@ -113,7 +113,7 @@ async def test_key_prompt_does_not_echo(here: World) -> None:
 
 
 async def test_key_is_read_from_standard_input(here: World) -> None:
-    for given, code, output in ((f"{KEY}\n", 0, b"is logged in"), ("", 1, b"No API key")):
+    for given, code, output in ((f"{KEY}\n", 0, b"is logged in"), ("", 1, b"The API key is empty")):
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "polydev.cli", "connect", "codex", "--api-key-stdin"),
             env=_environment(here),
@@ -137,7 +137,7 @@ async def test_conversation_continues_later(here: World) -> None:
         await it.until("Hello there")  # the response
         await it.until("> ")
         it.type("\x04")
-        await it.until("Go on with it: polydev chat ")
+        await it.until("Continue with: polydev chat ")
         assert await it.ended() == 0
     (chat,) = await here.controller.ask("GET", "/api/chats")
     async with polydev(here, "chat", "list") as it:
@@ -158,7 +158,7 @@ async def test_user_answers_permissions_and_stops_a_turn(here: World) -> None:
     async with polydev(here, "chat", "codex") as it:
         await it.until("> ")
         it.type("write notes.txt: by hand\n")
-        await it.until("May it?")
+        await it.until("Permission needed: ")
         await it.until("1  ")
         await it.until("or Ctrl-C to stop: ")
         it.type("9\n")  # not an option: it asks again

@@ -63,7 +63,7 @@ async def test_users_are_invited_disabled_enabled_and_deleted(
     invited = await polydev.json("user", "invite", "zoe@example.org", "--days", "1")
     assert (invited["email"], invited["role"]) == ("zoe@example.org", "person")
     out, _ = await polydev("user", "invite")
-    assert "told this once" in out
+    assert "shown only once" in out
     ann = await a_user(world.controller, "ann")
     assert (await polydev.json("user", "disable", ann.email))["disabledAt"]
     out, _ = await polydev("user", "list")

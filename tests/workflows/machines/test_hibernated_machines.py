@@ -303,10 +303,10 @@ async def _by_commands(world: World, vm_id: str) -> None:
     assert "hibernated" in shown
     assert "requested; its memory takes" in shown
     _, err = await _run_command(world, "machine", "exec", "cli", "--", "codex", "login", "status")
-    assert f"Waking {vm_id}" in err
+    assert f"Resuming {vm_id}" in err
     await hibernated(world, vm_id)
     out, _ = await _run_command(world, "machine", "resume", "cli")
-    assert "It went on where it was" in out
+    assert "It resumed with its memory" in out
     assert "it resumed with its memory" in (await _run_command(world, "machine", "show", "cli"))[0]
 
 
