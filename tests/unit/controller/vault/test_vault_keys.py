@@ -93,7 +93,7 @@ async def test_a_new_key_alone_is_refused(store: Database) -> None:
 async def test_a_key_that_opens_nothing_any_more_is_refused(store: Database) -> None:
     await _unlocked(store, OLD)
     await _sealed(store, await _unlocked(store, NEW, OLD))
-    with pytest.raises(WrongEncryptionKey, match="opens nothing"):
+    with pytest.raises(WrongEncryptionKey, match="opens no row"):
         await _unlocked(store, OLD)
 
 
@@ -103,7 +103,7 @@ async def test_a_weak_key_seals_nothing_new(store: Database, weak: str) -> None:
         await _unlocked(store, SecretStr(weak))
     assert weak not in caught.value.line()
     await _unlocked(store, OLD)
-    with pytest.raises(BadSettings, match="OTHER_ENCRYPTION_KEYS is too short"):
+    with pytest.raises(BadSettings, match="OTHER_ENCRYPTION_KEYS is too weak"):
         await _unlocked(store, OLD, SecretStr(weak))
     async with store.read() as connection:
         assert len(await vault_keys.list_all(connection)) == 1

@@ -85,6 +85,6 @@ class EndedMachine(HastyMachine):
 
 @pytest.mark.parametrize("what", ["start", "wait_until_done"])
 async def test_a_machine_that_has_ended_ends_the_login_with_what_helps(what: str) -> None:
-    with pytest.raises(LoginFailed, match="browser machine vm ended") as caught:
+    with pytest.raises(LoginFailed, match="browser machine vm stopped") as caught:
         await getattr(watch_of(EndedMachine()), what)()
     assert caught.value.hint == "Connect again"
