@@ -175,8 +175,8 @@ async def _check_session(
     expected = None if cli is None else {"vmId": cli, "ipAddress": CLI_ADDRESS}
     assert answer.json()["cliVM"] == expected
     if answer.json()["status"] == "completed" and cli is not None:
-        answer: dict[str, Any] = complete.json()
-        assert answer == {"success": True, "sessionId": session.session_id, "cliVM": expected}
+        completed: dict[str, Any] = complete.json()
+        assert completed == {"success": True, "sessionId": session.session_id, "cliVM": expected}
     else:
         assert (complete.status_code, complete.json()["code"]) == (409, "session-not-completed")
     if answer.json()["endedAt"] is not None:
