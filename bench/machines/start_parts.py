@@ -22,15 +22,15 @@ from pydantic import SecretStr
 
 from bench.common.agent import BenchAgent
 from polydev.hostagent.vmm.process import IDENTITY_FILE
-from polydev.shared.domain import MachineKind, new_vm_id
+from polydev.shared.domain import MachineKind, MachineSize, new_vm_id
 from polydev.shared.host_protocol import CreateMachine, DestroyMachine
 
 _LIMIT_S = 300.0
 _POLL_S = 0.002
 _PHASE = re.compile(rb"POLYDEV-(?:BOOT (\w+)|(READY))")
 SHAPES = {
-    MachineKind.CLI: {"memory_mib": 1024, "vcpus": 1, "disk_mib": 4096},
-    MachineKind.BROWSER: {"memory_mib": 2048, "vcpus": 2, "disk_mib": 4096},
+    MachineKind.CLI: MachineSize(1024, 1, 4096),
+    MachineKind.BROWSER: MachineSize(2048, 2, 4096),
 }
 PARTS = {
     "host": "host: record, keys, disk, network",
@@ -90,7 +90,7 @@ async def _start(agent: BenchAgent, kind: MachineKind) -> dict[str, float]:
         machine_kind=kind,
         token=SecretStr(secrets.token_urlsafe(32)),
         ready_timeout_s=_LIMIT_S,
-        **SHAPES[kind],
+        **SHAPES[kind].fields(),
     )
     begins = {"host": time.monotonic()}
     creating = asyncio.create_task(agent.host.run(f"create-{vm_id}", wanted, _LIMIT_S))

@@ -15,11 +15,11 @@ from bench.common.agent import BenchAgent
 from bench.common.effort import Effort
 from bench.common.measure import Side, compare, private_mib, timed
 from bench.machines.page import wait_painted, wait_served
-from polydev.shared.domain import MachineKind, new_vm_id
+from polydev.shared.domain import MachineKind, MachineSize, new_vm_id
 from polydev.shared.host_client import Host
-from polydev.shared.host_protocol import CreateMachine, DestroyMachine, WarmShape
+from polydev.shared.host_protocol import CreateMachine, DestroyMachine
 
-SHAPE = WarmShape(memory_mib=2048, vcpus=2, disk_mib=6144)
+SHAPE = MachineSize(2048, 2, 6144)
 _LIMIT_S = 900.0
 _POLL_S = 1.0
 Shows = Callable[[Host, str, float], Awaitable[None]]
@@ -74,7 +74,7 @@ def _first_page(agent: BenchAgent, shows: Shows, *, is_clone: bool) -> Side:
         wanted = CreateMachine(
             vm_id=vm_id,
             machine_kind=MachineKind.BROWSER,
-            **SHAPE.model_dump(),
+            **SHAPE.fields(),
             token=secrets.token_urlsafe(32),  # type: ignore[arg-type]
             ready_timeout_s=_LIMIT_S,
         )

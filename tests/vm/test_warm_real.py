@@ -26,13 +26,13 @@ from polydev.hostagent.provisioning.ssh_keys import make_keys
 from polydev.hostagent.system.namespaces import NamespaceThread, dial
 from polydev.hostagent.warm_pool import Headroom, WarmPolicy, WarmPool
 from polydev.hostagent.warm_pool.templates import Templates
-from polydev.shared.domain import MachineKind, new_vm_id
+from polydev.shared.domain import MachineKind, MachineSize, new_vm_id
 from polydev.shared.errors import GuestMisbehaved, MachineBusy
-from polydev.shared.host_protocol import CreateMachine, ExecRequest, MachineView, WarmShape
+from polydev.shared.host_protocol import CreateMachine, ExecRequest, MachineView
 
 pytestmark = pytest.mark.vm
 
-SHAPE = WarmShape(memory_mib=2048, vcpus=2, disk_mib=6144)
+SHAPE = MachineSize(2048, 2, 6144)
 WAITS = {"purpose": "warm-waiting"}
 MAKE_LIMIT_S, CLONE_LIMIT_S, ANSWER_LIMIT_S = 600.0, 600.0, 300.0
 _POLL_S = 0.2
@@ -116,7 +116,7 @@ def _create_request() -> CreateMachine:
     return CreateMachine(
         vm_id=new_vm_id(),
         machine_kind=MachineKind.BROWSER,
-        **SHAPE.model_dump(),
+        **SHAPE.fields(),
         token=secrets.token_urlsafe(32),  # type: ignore[arg-type]
         ready_timeout_s=CLONE_LIMIT_S,
     )

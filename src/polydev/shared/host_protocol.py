@@ -45,16 +45,27 @@ from __future__ import annotations
 
 import base64
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, SecretStr, field_serializer
 
-from polydev.shared.domain import Finding, GuestFile, MachineKind, MachineState
+from polydev.shared.domain import (
+    Finding,
+    FlatSize,
+    GuestFile,
+    MachineKind,
+    MachineSize,
+    MachineState,
+)
 
 VM_ID_PATTERN = r"^vm-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 OPERATION_ID_PATTERN = r"^[A-Za-z0-9._:-]{1,128}$"
 
 VmIdText = Annotated[str, Field(pattern=VM_ID_PATTERN)]
+
+MemoryMib = Annotated[int, Field(ge=128, le=262144)]
+Vcpus = Annotated[int, Field(ge=1, le=64)]
+DiskMib = Annotated[int, Field(ge=64, le=4194304)]
 
 STDOUT = 1
 STDERR = 2
@@ -64,15 +75,15 @@ class _Wire(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
-class CreateMachine(_Wire):
+class CreateMachine(FlatSize, _Wire):
     """Create and start a machine. Done when its channel answers."""
 
     kind: Literal["machine.create"] = "machine.create"
     vm_id: VmIdText
     machine_kind: MachineKind
-    memory_mib: int = Field(ge=128, le=262144)
-    vcpus: int = Field(ge=1, le=64)
-    disk_mib: int = Field(ge=64, le=4194304)
+    memory_mib: MemoryMib
+    vcpus: Vcpus
+    disk_mib: DiskMib
     labels: dict[str, str] = Field(default_factory=dict, max_length=16)
     """Owner and purpose (`user_id`, `session_id`); returned in views, never interpreted."""
     token: SecretStr | None = None
@@ -215,7 +226,7 @@ PURPOSE = "purpose"
 clones. Its value is the purpose."""
 
 
-class MachineView(_Wire):
+class MachineView(FlatSize, _Wire):
     """Machine as its host sees it."""
 
     vm_id: str
@@ -250,12 +261,17 @@ class OperationView(_Wire):
     error: Problem | None = None
 
 
-class WarmShape(_Wire):
+class WarmShape(FlatSize, _Wire):
     """Size of the browser machines for a template of warm ones."""
 
-    memory_mib: int = Field(ge=128, le=262144)
-    vcpus: int = Field(ge=1, le=64)
-    disk_mib: int = Field(ge=64, le=4194304)
+    memory_mib: MemoryMib
+    vcpus: Vcpus
+    disk_mib: DiskMib
+
+    @classmethod
+    def of(cls, size: MachineSize) -> Self:
+        """Return a size in its wire form."""
+        return cls(**size.fields())
 
 
 class WarmView(_Wire):

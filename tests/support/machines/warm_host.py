@@ -22,13 +22,13 @@ from polydev.hostagent.settings import HostSettings
 from polydev.hostagent.snapshots import MemoryKeys
 from polydev.hostagent.system.log_archive import LogArchive
 from polydev.hostagent.warm_pool import Headroom, WarmPolicy, WarmPool
-from polydev.shared.domain import MachineKind, new_vm_id
+from polydev.shared.domain import MachineKind, MachineSize, new_vm_id
 from polydev.shared.errors import DiskFull
-from polydev.shared.host_protocol import CreateMachine, MachineView, WarmShape
+from polydev.shared.host_protocol import CreateMachine, MachineView
 from polydev.testing.simulated_vmm import SimulatedDriver, SimulatedProvisioner, Simulation
 
 LIMIT_S = 60.0
-SHAPE = WarmShape(memory_mib=2048, vcpus=2, disk_mib=6144)
+SHAPE = MachineSize(2048, 2, 6144)
 PLENTY = "MemAvailable:   16000000 kB\n"
 NEXT_TO_NOTHING = "MemAvailable:     500000 kB\n"
 

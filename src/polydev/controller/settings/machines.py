@@ -9,7 +9,8 @@ from typing import Annotated
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
-from polydev.shared.domain import LOCAL_HOST, HostId
+from polydev.shared.domain import LOCAL_HOST, HostId, MachineKind, MachineSize
+from polydev.shared.providers import all_providers
 from polydev.shared.settings.base import CommonSettings
 
 _HOST_NAME = r"[a-z0-9][a-z0-9-]{0,31}"
@@ -77,3 +78,11 @@ class MachineSettings(CommonSettings):
     def vm_hosts(self) -> tuple[tuple[HostId, Path], ...]:
         """The hosts: name, and socket of the host agent."""
         return self.hosts or ((LOCAL_HOST, self.host_socket),)
+
+    def machine_size(self, kind: MachineKind) -> MachineSize:
+        """Return the size of a machine of one kind."""
+        if kind is MachineKind.BROWSER:
+            return MachineSize(self.browser_memory_mib, self.browser_vcpus, self.browser_disk_mib)
+        # One CLI machine runs all CLIs of its user, so it fits the largest.
+        memory_mib = self.cli_memory_mib or max(it.memory_mib for it in all_providers())
+        return MachineSize(memory_mib, self.cli_vcpus, self.cli_disk_mib)

@@ -248,6 +248,5 @@ def _has_logs(error: BaseException) -> bool:
 
 def _require_same_size(known: MachineRecord, request: CreateMachine) -> None:
     """Raises MachineBusy for a machine of another kind or size."""
-    fields = ("machine_kind", "memory_mib", "vcpus", "disk_mib")
-    if any(getattr(known, name) != getattr(request, name) for name in fields):
+    if (known.machine_kind, known.size) != (request.machine_kind, request.size):
         raise MachineBusy(f"Machine {known.vm_id} exists already, with another shape")

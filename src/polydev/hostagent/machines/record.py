@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from polydev.hostagent.system.error_mapping import problem_of
 from polydev.hostagent.vmm.contract import ExitReport
 from polydev.shared.atomic_files import sync_folder, write_whole
-from polydev.shared.domain import MachineKind, MachineState
+from polydev.shared.domain import FlatSize, MachineKind, MachineState
 from polydev.shared.errors import VmmFailed
 from polydev.shared.host_protocol import MachineView, Problem, Wake
 
@@ -33,7 +33,7 @@ class NetworkAttachment(BaseModel):
     channel_mac: str
 
 
-class MachineRecord(BaseModel):
+class MachineRecord(FlatSize, BaseModel):
     """`machine.json`: a machine as it was requested, and what it was assigned."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -147,9 +147,7 @@ def view_of(record: MachineRecord, folder: MachineFolder, pid: int | None) -> Ma
         state=record.state,
         ip_address=record.place.address if record.place else None,
         mac=record.place.mac if record.place else None,
-        memory_mib=record.memory_mib,
-        vcpus=record.vcpus,
-        disk_mib=record.disk_mib,
+        **record.size.fields(),
         labels=record.labels,
         image=record.image,
         created_at=record.created_at,

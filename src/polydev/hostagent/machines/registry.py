@@ -114,9 +114,7 @@ class MachineRegistry:
         record = MachineRecord(
             vm_id=request.vm_id,
             machine_kind=request.machine_kind,
-            memory_mib=request.memory_mib,
-            vcpus=request.vcpus,
-            disk_mib=request.disk_mib,
+            **request.size.fields(),
             labels=request.labels,
             state=MachineState.CREATING,
             created_at=datetime.now(UTC),

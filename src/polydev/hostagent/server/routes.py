@@ -93,7 +93,7 @@ def build(
 
     @app.post("/warm")
     async def _warm_up(shape: WarmShape) -> WarmView:
-        await warm_pool.request_template(shape)
+        await warm_pool.request_template(shape.size)
         return await warm_pool.view()
 
     @app.get("/diagnosis")

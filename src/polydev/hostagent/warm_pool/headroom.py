@@ -9,7 +9,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from polydev.hostagent.warm_pool.templates import Shape
+from polydev.shared.domain import MachineSize
 
 _RESERVE_MIB = 1024
 """Available memory that must remain beside the machine that is saved."""
@@ -24,7 +24,7 @@ class Headroom:
     state_dir: Path
     meminfo: Path = _MEMINFO
 
-    def shortage(self, shape: Shape) -> str:
+    def shortage(self, shape: MachineSize) -> str:
         """Explain what is missing to build a template; empty if nothing is."""
         wanted = shape.memory_mib + _RESERVE_MIB
         if (free := self.available_mib()) < wanted:

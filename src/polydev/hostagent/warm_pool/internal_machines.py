@@ -18,8 +18,7 @@ from polydev.hostagent.machines.record import MachineRecord
 from polydev.hostagent.machines.registry import MachineRegistry
 from polydev.hostagent.system.cancellation import run_in_thread_shielded, run_shielded
 from polydev.hostagent.system.error_mapping import problem_of
-from polydev.hostagent.warm_pool.templates import Shape
-from polydev.shared.domain import MachineKind, MachineState, new_vm_id
+from polydev.shared.domain import MachineKind, MachineSize, MachineState, new_vm_id
 from polydev.shared.host_protocol import PURPOSE
 
 log = logging.getLogger("polydev.hostagent")
@@ -29,7 +28,7 @@ _TOKEN_BYTES = 32
 
 @asynccontextmanager
 async def temporary(
-    host: HostContext, registry: MachineRegistry, shape: Shape, purpose: str
+    host: HostContext, registry: MachineRegistry, shape: MachineSize, purpose: str
 ) -> AsyncIterator[PreparedMachine]:
     """Create one that is destroyed at the end. Raises as `create`."""
     prepared = await create(host, registry, shape, purpose, fresh=True)
@@ -40,7 +39,7 @@ async def temporary(
 
 
 async def create(
-    host: HostContext, registry: MachineRegistry, shape: Shape, purpose: str, *, fresh: bool
+    host: HostContext, registry: MachineRegistry, shape: MachineSize, purpose: str, *, fresh: bool
 ) -> PreparedMachine:
     """Create one without a VMM, and with a disk only if `fresh`.
 
@@ -49,7 +48,7 @@ async def create(
     record = MachineRecord(
         vm_id=new_vm_id(),
         machine_kind=MachineKind.BROWSER,
-        **shape.model_dump(),
+        **shape.fields(),
         labels={PURPOSE: purpose},
         state=MachineState.CREATING,
         created_at=datetime.now(UTC),

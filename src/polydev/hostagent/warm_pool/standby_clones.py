@@ -24,7 +24,8 @@ from polydev.hostagent.vmm.contract import ExitReport
 from polydev.hostagent.warm_pool import guest_scripts, internal_machines
 from polydev.hostagent.warm_pool.cloning import clone
 from polydev.hostagent.warm_pool.cpu_priority import Priority
-from polydev.hostagent.warm_pool.templates import Shape, Template
+from polydev.hostagent.warm_pool.templates import Template
+from polydev.shared.domain import MachineSize
 from polydev.shared.errors import MachineBusy
 
 log = logging.getLogger("polydev.hostagent")
@@ -72,7 +73,7 @@ class StandbyClones:
         """Ids of the clones that are reserved for machines."""
         return frozenset(it.vm_id for it in self._reserved.values())
 
-    def reserve(self, vm_id: str, shape: Shape) -> None:
+    def reserve(self, vm_id: str, shape: MachineSize) -> None:
         """Reserve a clone for a machine, if one of that shape waits."""
         fitting = (it for it in self._waiting if it.template.described.shape == shape)
         if (it := next(fitting, None)) is not None:

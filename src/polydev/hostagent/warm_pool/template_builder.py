@@ -23,8 +23,8 @@ from polydev.hostagent.system.cancellation import run_in_thread_shielded
 from polydev.hostagent.vmm.contract import LaunchSpec
 from polydev.hostagent.warm_pool import guest_scripts, internal_machines
 from polydev.hostagent.warm_pool.cpu_priority import Priority
-from polydev.hostagent.warm_pool.templates import Description, Shape, Template, Templates
-from polydev.shared.domain import MachineKind, MachineState
+from polydev.hostagent.warm_pool.templates import Description, Template, Templates
+from polydev.shared.domain import MachineKind, MachineSize, MachineState
 from polydev.shared.errors import MachineNotReady
 
 log = logging.getLogger("polydev.hostagent")
@@ -35,7 +35,11 @@ _CLOSE_LIMIT_S = 5
 
 
 async def build_template(
-    host: HostContext, registry: MachineRegistry, templates: Templates, shape: Shape, limit_s: float
+    host: HostContext,
+    registry: MachineRegistry,
+    templates: Templates,
+    shape: MachineSize,
+    limit_s: float,
 ) -> Template:
     """Build the template for browser machines of that shape; it replaces any other.
 
@@ -83,7 +87,7 @@ async def fits(host: HostContext, template: Template, spec: LaunchSpec) -> bool:
     return current == template.described.fingerprint
 
 
-async def fits_now(host: HostContext, template: Template, shape: Shape) -> bool:
+async def fits_now(host: HostContext, template: Template, shape: MachineSize) -> bool:
     """Return True if it can be cloned for a new machine of that shape.
 
     Raises: MissingImage, MissingTool, VmmFailed.
@@ -94,7 +98,7 @@ async def fits_now(host: HostContext, template: Template, shape: Shape) -> bool:
     record = MachineRecord(
         vm_id=template.folder.vm_id,
         machine_kind=MachineKind.BROWSER,
-        **shape.model_dump(),
+        **shape.fields(),
         labels={},
         state=MachineState.CREATING,
         created_at=datetime.now(UTC),

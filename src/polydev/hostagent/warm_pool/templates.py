@@ -16,33 +16,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from polydev.hostagent.machines.record import MachineFolder, MachineRecord
+from polydev.hostagent.machines.record import MachineFolder
 from polydev.hostagent.system.disk_full import raising_disk_full
 from polydev.shared.atomic_files import sync_folder, write_whole
-from polydev.shared.host_protocol import CreateMachine
+from polydev.shared.domain import MachineSize
 
 log = logging.getLogger("polydev.hostagent")
 
 _WANTED = "wanted.json"
 _DESCRIPTION = "template.json"
 
-
-class Shape(BaseModel):
-    """The size of requested browser machines."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    memory_mib: int
-    vcpus: int
-    disk_mib: int
-
-    @classmethod
-    def of(cls, record: MachineRecord | CreateMachine) -> Self:
-        return cls(memory_mib=record.memory_mib, vcpus=record.vcpus, disk_mib=record.disk_mib)
+_shape = TypeAdapter(MachineSize)
 
 
 class Description(BaseModel):
@@ -50,7 +37,7 @@ class Description(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    shape: Shape
+    shape: MachineSize
     image: str
     kernel: str
     fingerprint: str
@@ -136,17 +123,17 @@ class Templates:
                 log.info("removing %s, which is no usable template of warm machines", path)
                 shutil.rmtree(path, ignore_errors=True)
 
-    def request(self, shape: Shape) -> None:
+    def request(self, shape: MachineSize) -> None:
         """Store the shape that was requested last, for the next template."""
         with self._requests:
             if shape != self.requested():
                 self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-                write_whole(self.root / _WANTED, shape.model_dump_json().encode(), durable=False)
+                write_whole(self.root / _WANTED, _shape.dump_json(shape), durable=False)
 
-    def requested(self) -> Shape | None:
+    def requested(self) -> MachineSize | None:
         """Return the shape that was requested last; None if none ever was."""
         try:
-            return Shape.model_validate_json((self.root / _WANTED).read_bytes())
+            return _shape.validate_json((self.root / _WANTED).read_bytes())
         except (OSError, ValidationError):
             return None
 

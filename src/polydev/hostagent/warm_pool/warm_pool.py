@@ -34,10 +34,10 @@ from polydev.hostagent.warm_pool.cloning import clone
 from polydev.hostagent.warm_pool.headroom import Headroom
 from polydev.hostagent.warm_pool.standby_clones import STANDBY, StandbyClones
 from polydev.hostagent.warm_pool.template_builder import build_template, fits_now
-from polydev.hostagent.warm_pool.templates import Shape, Template, Templates
-from polydev.shared.domain import MachineKind, MachineState
+from polydev.hostagent.warm_pool.templates import Template, Templates
+from polydev.shared.domain import MachineKind, MachineSize, MachineState
 from polydev.shared.errors import MachineNotReady, NoCapacity, PolydevError
-from polydev.shared.host_protocol import PURPOSE, CreateMachine, WarmShape, WarmView
+from polydev.shared.host_protocol import PURPOSE, CreateMachine, WarmView
 
 log = logging.getLogger("polydev.hostagent")
 
@@ -109,7 +109,7 @@ class WarmPool:
         """
         if not self._policy.is_on or record.machine_kind is not MachineKind.BROWSER:
             return None
-        shape = Shape.of(record)
+        shape = record.size
         await asyncio.to_thread(self._templates.request, shape)
         template = await self._find_template(shape)
         if template is None:
@@ -143,7 +143,7 @@ class WarmPool:
     def reserve(self, request: CreateMachine) -> Iterator[None]:
         """Reserve the standby clone that `take` will turn into that machine, if one fits."""
         if request.machine_kind is MachineKind.BROWSER:
-            self._standby.reserve(request.vm_id, Shape.of(request))
+            self._standby.reserve(request.vm_id, request.size)
         try:
             yield
         finally:
@@ -182,9 +182,9 @@ class WarmPool:
 
     # Requests and status ---------------------------------------------------------------------
 
-    async def request_template(self, shape: WarmShape) -> None:
+    async def request_template(self, shape: MachineSize) -> None:
         """Request a template as soon as there is headroom, even on a busy host."""
-        await asyncio.to_thread(self._templates.request, Shape(**shape.model_dump()))
+        await asyncio.to_thread(self._templates.request, shape)
         self._not_before_s = 0.0
         self._requests += 1
         self._requested.set()
@@ -264,7 +264,7 @@ class WarmPool:
             self._failures = 0
             await asyncio.to_thread(self._templates.discard, template)
 
-    async def _find_template(self, shape: Shape) -> Template | None:
+    async def _find_template(self, shape: MachineSize) -> Template | None:
         for template in await asyncio.to_thread(self._templates.all):
             with suppress(PolydevError):
                 if await fits_now(self._host, template, shape):
@@ -305,7 +305,7 @@ class WarmPool:
         now_s = time.monotonic()
         return now_s >= max(self._quiet_since_s + self._policy.quiet_s, self._not_before_s)
 
-    def _is_refill_due(self, shape: Shape) -> bool:
+    def _is_refill_due(self, shape: MachineSize) -> bool:
         due_s = max(self._still_since_s + self._policy.refill_quiet_s, self._refill_not_before_s)
         if self._standby.count >= self._policy.waiting or time.monotonic() < due_s:
             return False
@@ -339,7 +339,7 @@ class WarmPool:
             if not isinstance(error, (NoCapacity, MachineNotReady)):
                 log.warning("no standby clone could be created: %s", _message(error))
 
-    async def _build(self, shape: Shape) -> None:
+    async def _build(self, shape: MachineSize) -> None:
         building = build_template(
             self._host, self._registry, self._templates, shape, _BUILD_LIMIT_S
         )

@@ -44,6 +44,7 @@ from polydev.shared.domain.machine_state import (
 )
 from polydev.shared.domain.machines import (
     Finding,
+    FlatSize,
     GuestFile,
     Hibernation,
     HostState,
@@ -101,6 +102,7 @@ __all__ = [
     "Event",
     "EventKind",
     "Finding",
+    "FlatSize",
     "GuestFile",
     "Hibernation",
     "HostId",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any, Protocol
 
 from polydev.shared.domain.ids import NAMESPACE, HostId, SessionId, UserId, VmId
 from polydev.shared.domain.machine_state import MachineState
@@ -25,6 +26,28 @@ class MachineSize:
     memory_mib: int
     vcpus: int
     disk_mib: int
+
+    def fields(self) -> dict[str, Any]:
+        """Return the values by name, for a model or a row that holds them flat."""
+        return asdict(self)
+
+
+class _SizeFields(Protocol):
+    @property
+    def memory_mib(self) -> int: ...
+    @property
+    def vcpus(self) -> int: ...
+    @property
+    def disk_mib(self) -> int: ...
+
+
+class FlatSize:
+    """Mixin of models whose JSON holds a machine's size in flat fields."""
+
+    @property
+    def size(self: _SizeFields) -> MachineSize:
+        """The machine's size."""
+        return MachineSize(self.memory_mib, self.vcpus, self.disk_mib)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ import httpx
 from pydantic import TypeAdapter
 from websockets.asyncio.client import ClientConnection, unix_connect
 
+from polydev.shared.domain import MachineSize
 from polydev.shared.errors import ChannelLost, HostUnreachable, PolydevError
 from polydev.shared.host_client import errors as problems
 from polydev.shared.host_client.files import MachineFiles
@@ -203,9 +204,9 @@ class Host:
         """Get the state of the template of warm browser machines."""
         return problems.shaped(WarmView, await self._get("/warm"))
 
-    async def warm_up(self, shape: WarmShape) -> WarmView:
+    async def warm_up(self, size: MachineSize) -> WarmView:
         """Start creating the template of warm browser machines of this size."""
-        request = self._client.build_request("POST", "/warm", json=shape.model_dump())
+        request = self._client.build_request("POST", "/warm", json=WarmShape.of(size).model_dump())
         return problems.shaped(WarmView, await self._send(request))
 
     @asynccontextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -141,7 +142,7 @@ async def test_other_shapes_and_kinds_do_not_take_a_clone(host: WarmHost) -> Non
 async def test_clone_of_an_outdated_template_is_destroyed(host: WarmHost) -> None:
     async with with_standby(host) as machines:
         [old] = standby_ids(machines)
-        larger = SHAPE.model_copy(update={"memory_mib": 4096})
+        larger = replace(SHAPE, memory_mib=4096)
         await machines.clones.request_template(larger)
 
         async def is_replaced() -> bool:
@@ -289,7 +290,7 @@ async def test_request_during_a_build_is_not_lost(host: WarmHost) -> None:
             return bool(standby_ids(machines))
 
         await until(is_being_made)
-        await machines.clones.request_template(SHAPE.model_copy(update={"memory_mib": 4096}))
+        await machines.clones.request_template(replace(SHAPE, memory_mib=4096))
 
         async def is_made() -> bool:
             return (await create_and_destroy(machines, browser_request(memory_mib=4096))).is_clone

@@ -223,9 +223,7 @@ def _record(vm_id: str) -> MachineRecord:
     return MachineRecord(
         vm_id=vm_id,
         machine_kind=asked.machine_kind,
-        memory_mib=asked.memory_mib,
-        vcpus=asked.vcpus,
-        disk_mib=asked.disk_mib,
+        **asked.size.fields(),
         labels={},
         state=MachineState.CREATING,
         created_at=datetime(2026, 1, 1, tzinfo=UTC),

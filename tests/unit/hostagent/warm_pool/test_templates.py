@@ -11,12 +11,13 @@ import pytest
 
 from polydev.hostagent.machines.record import MachineFolder
 from polydev.hostagent.warm_pool import templates
-from polydev.hostagent.warm_pool.templates import Description, Shape, Template, Templates
+from polydev.hostagent.warm_pool.templates import Description, Template, Templates
+from polydev.shared.domain import MachineSize
 
-SHAPES = [Shape(memory_mib=512 * it, vcpus=1, disk_mib=1024) for it in range(1, 6)]
+SHAPES = [MachineSize(512 * it, 1, 1024) for it in range(1, 6)]
 
 
-def made(store: Templates, shape: Shape) -> Template:
+def made(store: Templates, shape: MachineSize) -> Template:
     described = Description(shape=shape, image="i", kernel="k", fingerprint="f", key_id="key")
     with store.draft() as draft:
         draft.disk.touch()

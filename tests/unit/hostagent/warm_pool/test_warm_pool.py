@@ -20,12 +20,12 @@ from warm_host import (
 
 from polydev.hostagent.machines.service import MachineService
 from polydev.hostagent.warm_pool import warm_pool
-from polydev.shared.domain import MachineKind, new_vm_id
+from polydev.shared.domain import MachineKind, MachineSize, new_vm_id
 from polydev.shared.errors import MachineBusy
-from polydev.shared.host_protocol import CreateMachine, ExecRequest, WarmShape
+from polydev.shared.host_protocol import CreateMachine, ExecRequest
 from polydev.testing.simulated_vmm import Simulation
 
-SHAPE = WarmShape(memory_mib=2048, vcpus=2, disk_mib=6144)
+SHAPE = MachineSize(2048, 2, 6144)
 
 
 @pytest.fixture

@@ -22,11 +22,11 @@ from polydev.hostagent.machines.record import MachineFolder
 from polydev.hostagent.machines.service import MachineService
 from polydev.hostagent.snapshots import SnapshotWriter
 from polydev.hostagent.warm_pool import guest_scripts
+from polydev.shared.domain import MachineSize
 from polydev.shared.errors import MachineBusy
-from polydev.shared.host_protocol import WarmShape
 from polydev.testing.simulated_vmm import SimulatedDriver, SimulatedProvisioner, SimulatedVmm
 
-SHAPE = WarmShape(memory_mib=2048, vcpus=2, disk_mib=6144)
+SHAPE = MachineSize(2048, 2, 6144)
 MAKING: list[tuple[Any, str]] = [
     (SimulatedProvisioner, "boot_files"),
     (SimulatedProvisioner, "make_disk"),

@@ -12,9 +12,10 @@ from polydev.cli.options import JsonFlag, runs
 from polydev.cli.output.printer import Terminal
 from polydev.cli.supervisor import preflight
 from polydev.controller.settings import ControllerSettings
+from polydev.shared.domain import MachineKind, MachineSize
 from polydev.shared.errors import MachineNotReady
 from polydev.shared.host_client import Host
-from polydev.shared.host_protocol import WarmShape, WarmView
+from polydev.shared.host_protocol import WarmView
 from polydev.shared.settings.base import read
 
 _LOOK_S = 1.0
@@ -29,24 +30,20 @@ async def warm(as_json: JsonFlag = False) -> None:
     preflight.root()
     terminal = Terminal(as_json=as_json)
     settings = read(ControllerSettings)
-    shape = WarmShape(
-        memory_mib=settings.browser_memory_mib,
-        vcpus=settings.browser_vcpus,
-        disk_mib=settings.browser_disk_mib,
-    )
+    size = settings.machine_size(MachineKind.BROWSER)
     async with (
         Host(settings.host_socket) as host,
         terminal.step("Creating the template of warm browser machines") as step,
     ):
-        view = await _wait_until_ready(host, shape)
+        view = await _wait_until_ready(host, size)
         step.detail = view.words
     if as_json:
         terminal.answer(view.model_dump())
 
 
-async def _wait_until_ready(host: Host, shape: WarmShape) -> WarmView:
+async def _wait_until_ready(host: Host, size: MachineSize) -> WarmView:
     """Create the template and wait for it. Raises MachineNotReady."""
-    await host.warm_up(shape)
+    await host.warm_up(size)
     view = await host.warmth()
     while view.state == "making":
         await asyncio.sleep(_LOOK_S)  # the host agent has no notification for this

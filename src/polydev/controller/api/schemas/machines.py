@@ -93,9 +93,7 @@ class MachineView(VersionedModel):
             ip_address=machine.ip_address,
             status=machine.status,
             created_at=machine.created_at,
-            memory_mib=machine.size.memory_mib,
-            vcpus=machine.size.vcpus,
-            disk_mib=machine.size.disk_mib,
+            **machine.size.fields(),
             error=ErrorView.of(machine.error_code, machine.error),
             sleep=SleepView.of(past) if past != Hibernation() else None,
         ).with_version()

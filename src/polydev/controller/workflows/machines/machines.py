@@ -30,7 +30,6 @@ from polydev.shared.domain import (
     HostId,
     Machine,
     MachineKind,
-    MachineSize,
     MachineState,
     SessionId,
     UserId,
@@ -58,7 +57,6 @@ from polydev.shared.host_protocol import (
     StartMachine,
     StopMachine,
 )
-from polydev.shared.providers import all_providers
 
 log = logging.getLogger("polydev.controller.workflows")
 
@@ -93,8 +91,8 @@ class MachineOperations:
             machines=limit.quota_machines,
             memory_mib=limit.quota_memory_mib,
             sessions=limit.quota_sessions,
-            cli=machine_size(limit, MachineKind.CLI),
-            browser=machine_size(limit, MachineKind.BROWSER),
+            cli=limit.machine_size(MachineKind.CLI),
+            browser=limit.machine_size(MachineKind.BROWSER),
         )
 
     def plan(
@@ -109,7 +107,7 @@ class MachineOperations:
             ip_address=None,
             session_id=session_id,
             host_id=None,
-            size=machine_size(self.settings, kind),
+            size=self.settings.machine_size(kind),
             error_code=None,
             error=None,
             created_at=now(),
@@ -302,9 +300,7 @@ class MachineOperations:
         operation = CreateMachine(
             vm_id=machine.vm_id,
             machine_kind=machine.vm_type,
-            memory_mib=machine.size.memory_mib,
-            vcpus=machine.size.vcpus,
-            disk_mib=machine.size.disk_mib,
+            **machine.size.fields(),
             labels=labels,
             token=self.token(machine.vm_id) if is_browser else None,
             ready_timeout_s=self.settings.machine_limit_s,
@@ -341,15 +337,6 @@ class MachineOperations:
                     raise
             await asyncio.sleep(min(0.1 * attempt, 2))
         raise AssertionError("unreachable")
-
-
-def machine_size(wanted: ControllerSettings, kind: MachineKind) -> MachineSize:
-    """Return the size of a machine of one kind."""
-    if kind is MachineKind.BROWSER:
-        return MachineSize(wanted.browser_memory_mib, wanted.browser_vcpus, wanted.browser_disk_mib)
-    # One CLI machine runs all CLIs of its user, so it fits the largest.
-    memory_mib = wanted.cli_memory_mib or max(it.memory_mib for it in all_providers())
-    return MachineSize(memory_mib, wanted.cli_vcpus, wanted.cli_disk_mib)
 
 
 def resume_values(machine: Machine, view: MachineView | None) -> dict[str, Any]:

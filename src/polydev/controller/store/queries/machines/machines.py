@@ -46,9 +46,7 @@ async def insert_if_absent(connection: AsyncConnection, machine: Machine) -> Non
             vm_type=machine.vm_type,
             session_id=machine.session_id,
             host_id=machine.host_id,
-            memory_mib=machine.size.memory_mib,
-            vcpus=machine.size.vcpus,
-            disk_mib=machine.size.disk_mib,
+            **machine.size.fields(),
             created_at=machine.created_at,
         )
     )
