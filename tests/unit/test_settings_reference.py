@@ -18,7 +18,7 @@ PAGE = (ROOT / "docs/settings.md").read_text()
 ROW = re.compile(r"^\| `(\w+)` \| (.*?) \|", re.MULTILINE)
 
 
-def test_the_page_is_what_the_code_says() -> None:
+def test_page_matches_the_code() -> None:
     printed = subprocess.run(
         [sys.executable, str(ROOT / "scripts/settings-reference")],
         capture_output=True,

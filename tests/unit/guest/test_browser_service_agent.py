@@ -92,8 +92,8 @@ async def test_each_refusal_has_a_reason(tmp_path: Path, script: str, why: str) 
 
 
 async def test_a_reason_is_short_and_holds_no_secret(tmp_path: Path) -> None:
-    words = "no: https://id.test/x?code=c0de1234567890123456789 ya29.aB0cDeFgHiJkLmNoPqRs \x1b[31m"
-    error = json.dumps({"code": 1, "message": words * 100})
+    text = "no: https://id.test/x?code=c0de1234567890123456789 ya29.aB0cDeFgHiJkLmNoPqRs \x1b[31m"
+    error = json.dumps({"code": 1, "message": text * 100})
     login = agent_login(tmp_path, ASKED, f'say(id=it["id"], error={error})')
     _, reason = await outcome(login)
     assert len(reason) < 400

@@ -73,7 +73,7 @@ RENAME = """
 cp -a /run/polydev /run/before
 perl -e "$1" polydev-renew rename <"$2"
 """
-TELL = """
+REPORT = """
 echo "hostname=$(hostname)" "file=$(cat /etc/hostname)" "id=$(cat /etc/machine-id)"
 echo "wiped=$(cat /run/wiped)" "warm=$(ls -d /run/warm 2>/dev/null)"
 ip -o addr show lan
@@ -88,13 +88,15 @@ _APART = ("unshare", "-mnu", "--fork", "--pid", "--mount-proc", "--kill-child")
 
 
 def renewed(given: bytes, *, more: Sequence[str] = ()) -> subprocess.CompletedProcess[bytes]:
-    """Run it in a place of its own; everything in there ends with it. `more`: what is run then, and
-    its arguments."""
+    """Run the script in namespaces of its own, which end with it.
+
+    `more`: a second script and its arguments.
+    """
     script = (WARM / "renew.pl").read_text()
     # The clock is this computer's, and no namespace has one of its own.
     script = script.replace("set_clock($clock);\n", "")
     return subprocess.run(
-        [*_APART, "bash", "-c", PLACE + "".join(more[:1]) + TELL, "bash", script, *more[1:]],
+        [*_APART, "bash", "-c", PLACE + "".join(more[:1]) + REPORT, "bash", script, *more[1:]],
         input=given,
         capture_output=True,
         timeout=60,
@@ -104,21 +106,21 @@ def renewed(given: bytes, *, more: Sequence[str] = ()) -> subprocess.CompletedPr
 
 def test_clone_gets_its_own_identity() -> None:
     ended = renewed(SEED + config_drive(CONFIG))
-    said = ended.stdout.decode()
+    output = ended.stdout.decode()
     assert ended.returncode == 0, ended.stderr.decode()
-    assert "hostname=vm-01234567 file=vm-01234567 id=0123456789abcdef0123456789abcdef" in said
-    assert "inet 192.168.100.9/24" in said
-    assert "link/ether 02:01:c0:a8:64:09" in said
-    assert "default via 192.168.100.1 dev lan" in said
-    assert re.search(r"/run/polydev/ssh_host_ed25519_key 600 700\n", said)
-    assert "/run/polydev/token 600 13\n" in said
-    assert said.endswith("its own token")
-    assert not re.search(r"\.new ", said)
+    assert "hostname=vm-01234567 file=vm-01234567 id=0123456789abcdef0123456789abcdef" in output
+    assert "inet 192.168.100.9/24" in output
+    assert "link/ether 02:01:c0:a8:64:09" in output
+    assert "default via 192.168.100.1 dev lan" in output
+    assert re.search(r"/run/polydev/ssh_host_ed25519_key 600 700\n", output)
+    assert "/run/polydev/token 600 13\n" in output
+    assert output.endswith("its own token")
+    assert not re.search(r"\.new ", output)
 
 
 def test_inherited_random_state_is_wiped() -> None:
-    said = renewed(SEED + config_drive(CONFIG)).stdout.decode()
-    assert "wiped=0 warm=\n" in said
+    output = renewed(SEED + config_drive(CONFIG)).stdout.decode()
+    assert "wiped=0 warm=\n" in output
 
 
 def test_standby_clone_gets_name_and_token(tmp_path: Path) -> None:
@@ -128,14 +130,14 @@ def test_standby_clone_gets_name_and_token(tmp_path: Path) -> None:
         hostname="vm-fedcba98",
         token="somebody's token",
     )
-    told = tmp_path / "told"
-    told.write_bytes(SEED + config_drive(named))
-    ended = renewed(SEED + config_drive(CONFIG), more=(RENAME, str(told)))
-    said = ended.stdout.decode()
+    drive = tmp_path / "drive"
+    drive.write_bytes(SEED + config_drive(named))
+    ended = renewed(SEED + config_drive(CONFIG), more=(RENAME, str(drive)))
+    output = ended.stdout.decode()
     assert ended.returncode == 0, ended.stderr.decode()
-    assert "hostname=vm-fedcba98 file=vm-fedcba98 id=fedcba9876543210fedcba9876543210" in said
-    assert said.count("inet 192.168.100.9/24") == 1
-    assert said.endswith("somebody's token")
+    assert "hostname=vm-fedcba98 file=vm-fedcba98 id=fedcba9876543210fedcba9876543210" in output
+    assert output.count("inet 192.168.100.9/24") == 1
+    assert output.endswith("somebody's token")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="images are root's")
 
 @pytest.fixture
 def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A store with three CLI images, the newest of the current recipe, and a browser image."""
+    """A store with a browser image and three CLI images, the newest one current."""
     monkeypatch.setenv("POLYDEV_STATE_DIR", str(tmp_path))
     monkeypatch.setenv("POLYDEV_IMAGES_DIR", str(tmp_path / "images"))
     images = tmp_path / "images"

@@ -306,7 +306,7 @@ def test_changed_program_is_detected_and_replaced(place: TargetRoot, tmp_path: P
     assert it.check().state is State.OK
 
 
-def test_foreign_firecracker_is_kept(place: TargetRoot, tmp_path: Path) -> None:
+def test_foreign_firecracker_stays(place: TargetRoot, tmp_path: Path) -> None:
     theirs = place.at("/usr/local/bin/firecracker")
     theirs.parent.mkdir(parents=True)
     theirs.write_bytes(b"theirs")

@@ -58,10 +58,10 @@ def test_machine_text_cannot_control_the_terminal(capsys: pytest.CaptureFixture[
 def test_json_escapes_control_characters(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    said = {"stdout": "ä\x9b2J\x9d0;title\x9c\u202e\x7f\x1b\n\U000e0001"}
-    Terminal(as_json=True).answer(said)
+    answer = {"stdout": "ä\x9b2J\x9d0;title\x9c\u202e\x7f\x1b\n\U000e0001"}
+    Terminal(as_json=True).answer(answer)
     [line] = capsys.readouterr().out.splitlines()
-    assert json.loads(line) == said
+    assert json.loads(line) == answer
     assert printable(line) == line
 
 

@@ -104,10 +104,10 @@ async def test_exit_before_ready_stops_everything(
         tmp_path, "steady", f"import os; print('pid', os.getpid(), flush=True); {FOREVER}"
     )
 
-    async def has_told() -> bool:
+    async def has_printed_pid() -> bool:
         return any("pid" in line for line in heard.lines)
 
-    steady = replace(steady, is_ready=has_told)
+    steady = replace(steady, is_ready=has_printed_pid)
     wrong = program(
         tmp_path, "wrong", "print('polydev-wrong: KEY is not usable'); exit(3)", ready=False
     )

@@ -109,10 +109,10 @@ async def test_write_with_cookie_needs_csrf_token(api: Any) -> None:
 async def test_sign_out_deletes_the_cookie(api: Any) -> None:
     client = await api()
     await _sign_up(client)
-    kept = client.cookies["polydev_sign_in"]
+    cookie = client.cookies["polydev_sign_in"]
     assert (await client.post("/api/account/sign-out")).status_code == 204
     assert "polydev_sign_in" not in client.cookies
-    client.cookies["polydev_sign_in"] = kept
+    client.cookies["polydev_sign_in"] = cookie
     assert _problem(await client.get("/api/account")) == (401, "not-signed-in")
 
 

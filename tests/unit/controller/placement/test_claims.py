@@ -85,7 +85,7 @@ async def _place(database: Database) -> HostId | None:
         return None
 
 
-async def test_many_placements_at_once_fill_hosts_exactly(database: Database) -> None:
+async def test_concurrent_placements_fill_hosts_exactly(database: Database) -> None:
     placed = await asyncio.gather(*(_place(database) for _ in range(15)))
     assert sorted(str(it) for it in placed if it is not None) == ["a"] * 4 + ["b"] * 4
     async with database.read() as connection:
@@ -95,7 +95,7 @@ async def test_many_placements_at_once_fill_hosts_exactly(database: Database) ->
         }
 
 
-async def test_a_stopped_machine_takes_room_again_when_it_starts(database: Database) -> None:
+async def test_stopped_machine_takes_capacity_again_when_it_starts(database: Database) -> None:
     stopped = [machine(MachineState.STOPPED, "a") for _ in range(6)]
     async with database.write() as connection:
         for it in stopped:
@@ -110,7 +110,7 @@ async def test_a_stopped_machine_takes_room_again_when_it_starts(database: Datab
     assert [type(it) for it in refused] == [NoCapacity] * 2
 
 
-async def test_a_machine_is_not_started_on_a_host_that_drains_or_is_away(
+async def test_machine_is_not_started_on_a_draining_or_silent_host(
     database: Database,
 ) -> None:
     async with database.write() as connection:
@@ -123,7 +123,7 @@ async def test_a_machine_is_not_started_on_a_host_that_drains_or_is_away(
             await never.claim_start(connection, machine(MachineState.STOPPED, "b"))
 
 
-async def test_only_from_a_dead_host_a_machine_moves(database: Database) -> None:
+async def test_machine_moves_only_from_a_dead_host(database: Database) -> None:
     async with database.write() as connection:
         placed = await PLACEMENT.place(connection, machine())
         assert await PLACEMENT.move_from_dead_host(connection, placed.vm_id) is None
@@ -142,9 +142,9 @@ async def _make_within_quota(database: Database) -> None:
         await machines.insert_if_absent(connection, machine())
 
 
-async def test_many_wishes_at_once_do_not_exceed_a_quota(database: Database) -> None:
-    wishes = (_make_within_quota(database) for _ in range(10))
-    ends = await asyncio.gather(*wishes, return_exceptions=True)
+async def test_concurrent_requests_do_not_exceed_a_quota(database: Database) -> None:
+    requests = (_make_within_quota(database) for _ in range(10))
+    ends = await asyncio.gather(*requests, return_exceptions=True)
     refused = [it for it in ends if isinstance(it, QuotaExceeded)]
     assert len(refused) == 10 - QUOTAS.machines
     assert all("POLYDEV_QUOTA_MACHINES" in it.message and it.hint for it in refused)
@@ -153,13 +153,13 @@ async def test_many_wishes_at_once_do_not_exceed_a_quota(database: Database) -> 
     assert (used.machines, used.memory_mib, used.sessions) == (3, 3072, 0)
 
 
-async def test_who_is_being_deleted_or_never_was_is_given_nothing(database: Database) -> None:
+async def test_deleted_or_unknown_user_cannot_be_locked(database: Database) -> None:
     async with database.write() as connection:
         with pytest.raises(NoSuchUser):
             await lock_user(connection, UserId("nobody"))
 
 
-async def test_a_host_with_machines_is_not_forgotten(database: Database) -> None:
+async def test_host_with_machines_is_not_deleted(database: Database) -> None:
     async with database.write() as connection:
         placed = await PLACEMENT.place(connection, machine())
         with pytest.raises(Exception, match="still has 1 machines"):

@@ -43,22 +43,22 @@ def fleet(*hosts: VmHost, taken: dict[str, Resources] | None = None) -> Fleet:
 ONE = Resources(1024, 1, 1)
 
 
-def test_the_host_with_the_most_memory_left_is_taken() -> None:
+def test_host_with_the_most_free_memory_is_chosen() -> None:
     hosts = fleet(host("a"), host("b", 8192), taken={"b": Resources(5000, 1, 1)})
     assert hosts.choose(ONE) == "a"
 
 
-def test_of_two_equals_the_first_by_name_is_taken() -> None:
+def test_first_of_equal_hosts_by_name_is_chosen() -> None:
     assert fleet(host("b"), host("a")).choose(ONE) == "a"
 
 
-def test_the_preferred_host_is_taken_if_it_has_room() -> None:
+def test_preferred_host_is_chosen_if_it_has_capacity() -> None:
     hosts = fleet(host("a", 8192), host("b"))
     assert hosts.choose(ONE, prefer=HostId("b")) == "b"
     assert hosts.choose(Resources(5000, 1, 1), prefer=HostId("b")) == "a"
 
 
-def test_hosts_that_drain_are_unseen_or_have_a_full_disk_take_nothing() -> None:
+def test_draining_unseen_and_full_hosts_are_not_chosen() -> None:
     late = NOW - timedelta(seconds=UNSEEN_LIMIT_S + 1)
     hosts = fleet(
         host("draining", state=HostState.DRAINING),
@@ -67,30 +67,30 @@ def test_hosts_that_drain_are_unseen_or_have_a_full_disk_take_nothing() -> None:
         host("full", disk_free_mib=MIN_DISK_FREE_MIB - 1),
     )
     assert hosts.choose(ONE) is None
-    words = hosts.no_capacity(ONE).message
+    message = hosts.no_capacity(ONE).message
     for name in ("draining is draining", "unseen does not answer", "full has"):
-        assert name in words
+        assert name in message
 
 
-def test_a_machine_that_is_only_started_again_needs_no_address_and_no_disk() -> None:
+def test_restarted_machine_needs_no_address_and_no_disk() -> None:
     size = MachineSize(1024, 1, 4096)
     hosts = fleet(host("a", max_machines=1, disk_free_mib=0), taken={"a": Resources(0, 0, 1)})
     assert not hosts.fits(HostId("a"), Resources.for_machine(size))
     assert hosts.fits(HostId("a"), Resources.for_machine(size, new=False))
 
 
-def test_what_is_larger_than_any_host_never_fits_and_the_error_says_so() -> None:
+def test_machine_larger_than_any_host_never_fits() -> None:
     hosts = fleet(host("a"), host("b", 2048))
     assert not hosts.can_ever_fit(Resources(5000, 1, 1))
     assert "the largest host has 4096 MiB" in hosts.no_capacity(Resources(5000, 1, 1)).message
     assert hosts.can_ever_fit(Resources(4096, 8, 1))
 
 
-def test_while_no_host_has_answered_anything_may_fit_one_day() -> None:
+def test_before_any_host_answers_anything_may_fit() -> None:
     assert fleet(host("a", 0, seen_at=None)).can_ever_fit(ONE)
 
 
-def test_two_machines_go_to_one_host_if_they_can_and_to_two_if_they_must() -> None:
+def test_two_machines_share_a_host_if_possible() -> None:
     cli, browser = Resources(1024, 1, 1), Resources(2048, 2, 1)
     assert fleet(host("a", 3072), host("b", 2900)).choose_two(cli, browser) == ("a", "a")
     assert fleet(host("a", 1100), host("b", 2048)).choose_two(cli, browser) == ("a", "b")
@@ -101,7 +101,7 @@ def test_two_machines_go_to_one_host_if_they_can_and_to_two_if_they_must() -> No
     st.lists(st.tuples(st.integers(0, 16384), st.integers(0, 16), st.integers(0, 8)), max_size=5),
     st.lists(RESOURCES, max_size=40),
 )
-def test_no_host_is_ever_given_more_than_it_has(
+def test_no_host_exceeds_its_capacity(
     capacities: list[tuple[int, int, int]], wanted: list[Resources]
 ) -> None:
     hosts = fleet(

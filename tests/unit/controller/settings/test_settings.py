@@ -1,4 +1,4 @@
-"""Settings are used: one that nothing reads would be set in vain."""
+"""Each setting is read somewhere."""
 
 from __future__ import annotations
 
@@ -30,5 +30,5 @@ NOT_NEEDED = {"supabase_service_key"}
 
 
 @pytest.mark.parametrize("name", sorted(FIELDS - NOT_NEEDED))
-def test_a_setting_is_used(name: str) -> None:
+def test_setting_is_used(name: str) -> None:
     assert re.search(rf"\.{READ_BY_SETTINGS.get(name, name)}\b", ELSEWHERE)

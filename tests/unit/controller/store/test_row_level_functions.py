@@ -112,19 +112,19 @@ async def test_no_query_reaches_rows_of_other_users(
     filled: Database, all_there_was: dict[str, list[str]], name: str
 ) -> None:
     values, named = _anns_arguments(FUNCTIONS[name])
-    told: object = None
+    result: object = None
     refused: Exception | None = None
     async with filled.write(BEN) as connection:
         try:
             async with connection.begin_nested():
-                told = await FUNCTIONS[name](connection, *values, **named)
+                result = await FUNCTIONS[name](connection, *values, **named)
         except (SQLAlchemyError, PolydevError) as error:
             refused = error
         raw = await connection.get_raw_connection()
         assert await rows_not_bens(cast(Raw, raw.driver_connection)) == all_there_was
         await connection.rollback()
     assert refused is None or _is_no_right_or_nothing_there(refused), refused
-    assert "ann" not in repr(told)
+    assert "ann" not in repr(result)
 
 
 def _is_no_right_or_nothing_there(error: Exception) -> bool:

@@ -75,24 +75,24 @@ async def test_own_rows_can_be_read(as_ben: Acting, name: str) -> None:
 
 @pytest.mark.parametrize("name", OWNED)
 async def test_rows_of_others_cannot_be_read(as_ben: Acting, name: str) -> None:
-    whose = owner_of(TABLES[name])
+    owner = owner_of(TABLES[name])
     async with as_ben() as raw:
         columns = await readable(raw, name)
         rows = await tried(raw, f"SELECT {columns} FROM {name}")
         assert was_refused(rows) or ("ann" not in repr(rows)), rows
-        count = await tried(raw, f"SELECT count(*) FROM {name} WHERE {whose} = 'ann'")
+        count = await tried(raw, f"SELECT count(*) FROM {name} WHERE {owner} = 'ann'")
         assert was_refused(count) or count == [(0,)]
         for what in (f"{name} ({columns})", f"(SELECT {columns} FROM {name})"):
-            told = await copied(raw, what)
-            assert NO_RIGHT in told or "ann" not in told
+            output = await copied(raw, what)
+            assert NO_RIGHT in output or "ann" not in output
 
 
 @pytest.mark.parametrize("name", TABLES)
 async def test_rows_of_others_cannot_be_changed_or_deleted(
     as_ben: Acting, all_there_was: dict[str, list[str]], name: str
 ) -> None:
-    table, whose = TABLES[name], owner_of(TABLES[name])
-    anns = "true" if whose is None else f"{whose} = 'ann'"
+    table, owner = TABLES[name], owner_of(TABLES[name])
+    anns = "true" if owner is None else f"{owner} = 'ann'"
     async with as_ben() as raw:
         for column in (f'"{column.name}"' for column in table.c):
             for change in (
@@ -105,7 +105,7 @@ async def test_rows_of_others_cannot_be_changed_or_deleted(
             gone = await tried(raw, deletion)
             assert not gone or was_refused(gone), deletion
         for column in ("id", "user_id", "owner"):
-            if column == whose:
+            if column == owner:
                 given = await tried(raw, f"UPDATE {name} SET {column} = 'ann'")
                 assert not given or isinstance(given, str)
         await tried(raw, f"DELETE FROM {name}")

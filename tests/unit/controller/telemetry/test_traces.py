@@ -18,7 +18,7 @@ from polydev.shared.errors import ChannelLost
 SECRET = "hunter2-hunter2"
 
 
-def test_without_a_collector_nothing_of_opentelemetry_is_loaded() -> None:
+def test_opentelemetry_is_not_imported_without_a_collector() -> None:
     program = (
         "import sys, asyncio\n"
         "from polydev.controller.telemetry import traces\n"
@@ -33,7 +33,7 @@ def test_without_a_collector_nothing_of_opentelemetry_is_loaded() -> None:
     assert subprocess.run([sys.executable, "-c", program], env=env, check=False).returncode == 0
 
 
-def test_without_a_collector_a_span_costs_next_to_nothing() -> None:
+def test_span_without_a_collector_is_cheap() -> None:
     started = time.perf_counter()
     for _ in range(10_000):
         with traces.span("x", a="b"):
@@ -41,7 +41,7 @@ def test_without_a_collector_a_span_costs_next_to_nothing() -> None:
     assert time.perf_counter() - started < 1
 
 
-async def test_spans_arrive_with_their_parents_ids_and_words() -> None:
+async def test_spans_arrive_with_parents_ids_and_attributes() -> None:
     session = str(uuid.uuid4())
     with a_collector() as collector:
         async with traces.export_traces(collector.url, SecretStr("x-key=abc, other = d"), 1):
@@ -71,20 +71,20 @@ async def _step() -> None:
     await asyncio.create_task(inner())
 
 
-async def test_an_error_is_told_by_its_code_or_type_and_not_by_its_words() -> None:
+async def test_error_is_exported_as_code_or_type_without_its_message() -> None:
     with a_collector() as collector:
         async with traces.export_traces(collector.url, None, 1):
             for error in (KeyError(SECRET), ChannelLost(SECRET)):
                 with pytest.raises(type(error)), traces.span("it"):
                     raise error
-        told = collector.named("it")
-    assert [it.failed for it in told] == [True, True]
-    assert [it.attributes["error.type"] for it in told] == ["KeyError", "channel-lost"]
+        spans = collector.named("it")
+    assert [it.failed for it in spans] == [True, True]
+    assert [it.attributes["error.type"] for it in spans] == ["KeyError", "channel-lost"]
     assert not [body for body in collector.bodies if SECRET.encode() in body]
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.5])
-async def test_a_part_of_all_traces_is_sent_whole(ratio: float) -> None:
+async def test_sampled_traces_are_complete(ratio: float) -> None:
     with a_collector() as collector:
         async with traces.export_traces(collector.url, None, ratio):
             for _ in range(200):
@@ -96,7 +96,7 @@ async def test_a_part_of_all_traces_is_sent_whole(ratio: float) -> None:
 
 
 @pytest.mark.parametrize("trouble", ["refuses", "is away", "hangs"])
-async def test_a_collector_in_trouble_disturbs_nobody(
+async def test_broken_collector_does_not_slow_the_controller(
     trouble: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with a_collector() as collector:

@@ -102,7 +102,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Database]:
     await database.close()
 
 
-async def test_rows_that_node_wrote_open(vault: Vault) -> None:
+async def test_rows_written_by_node_open(vault: Vault) -> None:
     row = _legacy(_node(NODE_SEAL, KEY.get_secret_value(), PLAINTEXT.decode()))
     assert await vault.open(row) == PLAINTEXT
 
@@ -136,7 +136,7 @@ async def test_salt_and_iv_are_fresh_each_time(vault: Vault) -> None:
     user=st.text(max_size=20),
     provider=st.text(max_size=20),
 )
-async def test_what_is_sealed_opens(plaintext: bytes, user: str, provider: str) -> None:
+async def test_sealed_text_opens(plaintext: bytes, user: str, provider: str) -> None:
     vault = Vault(KEY, "key-1")
     binding = Binding(CredentialId("c"), UserId(user), provider)
     assert await vault.open(await vault.seal(plaintext, binding, now())) == plaintext
@@ -158,7 +158,7 @@ def test_different_owners_have_different_authenticated_data(
     ["encrypted_credentials", "encryption_iv", "encryption_tag", "encryption_salt"],
 )
 @pytest.mark.parametrize("damage", [_flipped, lambda text: text[:-4], lambda text: text + "!"])
-async def test_a_change_in_any_column_is_noticed(vault: Vault, column: str, damage: object) -> None:
+async def test_change_in_any_column_is_detected(vault: Vault, column: str, damage: object) -> None:
     assert callable(damage)
     row = await vault.seal(PLAINTEXT, BINDING, now())
     damaged = replace(row, **{column: damage(getattr(row, column))})
@@ -193,22 +193,22 @@ async def test_base64_with_spare_bits_set_is_a_change(vault: Vault) -> None:
         await vault.open(replace(row, encrypted_credentials=spare))
 
 
-async def test_a_row_of_another_key_says_so(vault: Vault) -> None:
+async def test_row_of_another_key_names_that_key(vault: Vault) -> None:
     row = replace(await vault.seal(PLAINTEXT, BINDING, now()), key_id="key-2")
     with pytest.raises(WrongEncryptionKey, match="key-2"):
         await vault.open(row)
 
 
-async def test_errors_and_reprs_do_not_tell_secrets(vault: Vault) -> None:
+async def test_errors_and_reprs_hold_no_secrets(vault: Vault) -> None:
     row = await vault.seal(PLAINTEXT, BINDING, now())
     with pytest.raises(CredentialDamaged) as caught:
         await vault.open(replace(row, user_id=UserId("ben")))
-    told = f"{caught.value.line()} {vault!r} {row!r} {vars(vault)}"
-    assert "made-up-token" not in told
-    assert KEY.get_secret_value() not in told
+    text = f"{caught.value.line()} {vault!r} {row!r} {vars(vault)}"
+    assert "made-up-token" not in text
+    assert KEY.get_secret_value() not in text
 
 
-async def test_more_than_the_vault_takes_is_refused(vault: Vault) -> None:
+async def test_oversized_plaintext_is_refused(vault: Vault) -> None:
     with pytest.raises(ValueError, match="exceeds the limit"):
         await vault.seal(b"x" * (MAX_PLAINTEXT_BYTES + 1), BINDING, now())
 
@@ -222,7 +222,7 @@ async def test_sealing_leaves_the_event_loop_free(vault: Vault) -> None:
     assert turns > 200  # on the loop itself it would be a handful
 
 
-async def test_a_fresh_database_takes_the_key_as_its_own(store: Database) -> None:
+async def test_fresh_database_accepts_the_key(store: Database) -> None:
     async with store.write() as connection:
         first = await unlock(connection, KEY, now())
     async with store.write() as connection:
@@ -231,7 +231,7 @@ async def test_a_fresh_database_takes_the_key_as_its_own(store: Database) -> Non
     assert first.key_id == again.key_id
 
 
-async def test_another_key_is_refused_at_the_start(store: Database) -> None:
+async def test_another_key_is_refused_at_startup(store: Database) -> None:
     async with store.write() as connection:
         await unlock(connection, KEY, now())
     with pytest.raises(WrongEncryptionKey, match="ENCRYPTION_KEY"):
@@ -250,7 +250,7 @@ async def test_an_earlier_controllers_rows_prove_the_key(store: Database) -> Non
         assert await (await unlock(connection, KEY, now())).open(row) == PLAINTEXT
 
 
-async def test_what_was_just_sealed_opens_once_without_deriving_its_key_again(
+async def test_freshly_sealed_row_opens_once_without_key_derivation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     derived: list[bytes] = []

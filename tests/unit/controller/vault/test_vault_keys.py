@@ -64,7 +64,7 @@ async def test_each_step_of_a_rotation_opens_what_the_others_seal(store: Databas
     assert (await _unlocked(store, NEW)).key_id == second.key_id
 
 
-async def test_controllers_that_start_at_once_know_a_key_by_one_id(store: Database) -> None:
+async def test_controllers_that_start_concurrently_share_key_ids(store: Database) -> None:
     vaults = await asyncio.gather(*(_unlocked(store, OLD, NEW) for _ in range(4)))
     assert len({vault.key_id for vault in vaults}) == 1
     assert len({vault.key_ids for vault in vaults}) == 1
@@ -72,7 +72,7 @@ async def test_controllers_that_start_at_once_know_a_key_by_one_id(store: Databa
         assert len(await vault_keys.list_all(connection)) == 2
 
 
-async def test_a_row_of_a_key_that_is_not_there_says_where_to_put_it(store: Database) -> None:
+async def test_row_of_a_missing_key_has_a_hint(store: Database) -> None:
     vault = await _unlocked(store, OLD)
     other = Vault(NEW, "key-other")
     row = await other.seal(b"made up", BINDING, now())
@@ -90,7 +90,7 @@ async def test_a_new_key_alone_is_refused(store: Database) -> None:
         await _unlocked(store, NEW, SecretStr("a third key of these tests"))
 
 
-async def test_a_key_that_opens_nothing_any_more_is_refused(store: Database) -> None:
+async def test_key_that_opens_no_row_is_refused(store: Database) -> None:
     await _unlocked(store, OLD)
     await _sealed(store, await _unlocked(store, NEW, OLD))
     with pytest.raises(WrongEncryptionKey, match="opens no row"):
@@ -98,7 +98,7 @@ async def test_a_key_that_opens_nothing_any_more_is_refused(store: Database) -> 
 
 
 @pytest.mark.parametrize("weak", ["?", "aaaaaaaaaaaaaaaaaaaaaaaa", "fifteen letters"])
-async def test_a_weak_key_seals_nothing_new(store: Database, weak: str) -> None:
+async def test_weak_key_seals_no_new_row(store: Database, weak: str) -> None:
     with pytest.raises(BadSettings, match="ENCRYPTION_KEY is too weak") as caught:
         await _unlocked(store, SecretStr(weak))
     assert weak not in caught.value.line()
@@ -109,7 +109,7 @@ async def test_a_weak_key_seals_nothing_new(store: Database, weak: str) -> None:
         assert len(await vault_keys.list_all(connection)) == 1
 
 
-async def test_a_weak_key_that_sealed_rows_still_opens_them(store: Database) -> None:
+async def test_weak_key_still_opens_its_rows(store: Database) -> None:
     weak = SecretStr("x")
     async with store.write() as connection:
         await vault_keys.insert(connection, await Vault(weak, "key-weak").canary(now()))
@@ -142,7 +142,7 @@ async def test_a_shared_secret_is_bound_to_its_name() -> None:
         await vault.open_secret(replace(row, name="two"))
 
 
-async def test_what_changed_meanwhile_is_not_sealed_over(store: Database) -> None:
+async def test_concurrently_changed_row_is_not_overwritten(store: Database) -> None:
     vault = await _unlocked(store, NEW, OLD)
     await _sealed(store, vault, b"read by the rotation")
     async with store.read() as connection:

@@ -33,8 +33,8 @@ class Place:
     def engine(self) -> Engine:
         return Engine(self.store())
 
-    async def run(self, *, cut: bool, takes_over: int = 1) -> list[object]:
-        """Start an engine, and let the workflow go on to its end, or to where it is cut."""
+    async def run(self, *, interrupted: bool, takes_over: int = 1) -> list[object]:
+        """Start an engine; run the workflow to its end or its interruption."""
         engine = self.engine()
         reached = asyncio.Event()
 
@@ -48,7 +48,7 @@ class Place:
 
         async def three() -> None:
             self.done.append("three")
-            if cut:
+            if interrupted:
                 reached.set()
                 await asyncio.Event().wait()
 
@@ -69,7 +69,7 @@ class Place:
             await engine.take_over(dead)
         await engine.enqueue("test", "it")
         await asyncio.wait_for(reached.wait(), LIMIT_S)
-        if not cut:
+        if not interrupted:
             await _released(engine)
         await engine.stop()
         return self.done
@@ -93,17 +93,17 @@ GIVEN = [
 ]
 
 
-async def test_what_a_step_gave_is_given_again_after_a_restart(place: Place) -> None:
-    assert await place.run(cut=True) == ["one", "two", "three"]
-    assert (await place.run(cut=False))[3:] == ["three", GIVEN]
+async def test_step_result_is_replayed_after_a_restart(place: Place) -> None:
+    assert await place.run(interrupted=True) == ["one", "two", "three"]
+    assert (await place.run(interrupted=False))[3:] == ["three", GIVEN]
 
 
-async def test_a_workflow_that_is_taken_over_twice_runs_once(place: Place) -> None:
-    await place.run(cut=True)
-    assert (await place.run(cut=False, takes_over=3))[3:] == ["three", GIVEN]
+async def test_workflow_taken_over_twice_runs_once(place: Place) -> None:
+    await place.run(interrupted=True)
+    assert (await place.run(interrupted=False, takes_over=3))[3:] == ["three", GIVEN]
 
 
-async def test_what_runs_is_not_taken_from_a_living_engine(place: Place) -> None:
+async def test_workflow_of_a_live_engine_is_not_taken_over(place: Place) -> None:
     engine, begun, go_on = place.engine(), [], asyncio.Event()
 
     async def step() -> None:
@@ -125,7 +125,7 @@ async def test_what_runs_is_not_taken_from_a_living_engine(place: Place) -> None
     await engine.stop()
 
 
-async def test_no_step_begins_behind_the_fence(place: Place) -> None:
+async def test_no_step_starts_behind_the_fence(place: Place) -> None:
     """Another executor may have taken the workflow over by then."""
     asked, ran = asyncio.Event(), []
 
@@ -148,8 +148,8 @@ async def test_no_step_begins_behind_the_fence(place: Place) -> None:
     assert ran == []
 
 
-async def test_nothing_in_the_journal_is_a_pickle(place: Place) -> None:
-    await place.run(cut=False)
+async def test_journal_holds_no_pickle(place: Place) -> None:
+    await place.run(interrupted=False)
     store = place.store()
     tables = sa.MetaData(schema=store.schema)
     tables.reflect(store.engine)
@@ -163,8 +163,8 @@ async def test_nothing_in_the_journal_is_a_pickle(place: Place) -> None:
         ]
     store.engine.dispose()
     assert any("it did" in cell for cell in cells)
-    for told in (pickle.dumps(0)[:2], b"\x80\x04", b"\x80\x05"):
-        assert not any(told in cell.encode() for cell in cells)
+    for pickled in (pickle.dumps(0)[:2], b"\x80\x04", b"\x80\x05"):
+        assert not any(pickled in cell.encode() for cell in cells)
     assert not any(cell.startswith(("gAS", "gAR", "gAW")) for cell in cells)
 
 
@@ -187,7 +187,7 @@ async def test_one_workflow_per_name_and_subject(place: Place) -> None:
     await engine.stop()
 
 
-async def test_a_step_cannot_give_what_is_no_plain_value(place: Place) -> None:
+async def test_step_result_must_be_a_plain_value(place: Place) -> None:
     engine = place.engine()
     failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
 
@@ -207,10 +207,10 @@ async def test_a_step_cannot_give_what_is_no_plain_value(place: Place) -> None:
     await engine.stop()
 
 
-async def test_what_nobody_foresaw_is_told_by_its_kind_and_place_alone(
+async def test_unexpected_error_is_logged_as_type_and_place_only(
     place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its text may hold anything."""
+    # The text of a foreign error may hold a secret.
     engine, failures = place.engine(), []
 
     async def break_down() -> None:

@@ -1,4 +1,4 @@
-"""Leases: who holds one, who has lost it, and who goes on with what a dead controller had begun."""
+"""Leases of controllers, and takeover of a dead controller's workflows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def database(postgresql_url: str, tmp_path: Path) -> AsyncIterator[Databas
 
 
 class BusyEngine:
-    """Tells of executors with unfinished workflows, and notes whose are taken over."""
+    """An engine with unfinished workflows; records takeovers."""
 
     def __init__(self, *busy: str) -> None:
         self.busy = frozenset(busy)
@@ -69,7 +69,7 @@ async def _look(database: Database, engine: BusyEngine) -> None:
     await FailoverMonitor(database, cast(Engine, engine)).run_once()
 
 
-async def test_a_lease_is_held_renewed_and_given_back(
+async def test_lease_is_renewed_and_released(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leases, "PERIOD_S", 0.05)
@@ -86,7 +86,7 @@ async def test_a_lease_is_held_renewed_and_given_back(
     assert await _rows(database) == 0
 
 
-async def test_a_lease_that_has_run_out_is_not_renewed_but_ends_the_process(
+async def test_expired_lease_ends_the_process(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leases, "PERIOD_S", 0.05)
@@ -97,7 +97,7 @@ async def test_a_lease_that_has_run_out_is_not_renewed_but_ends_the_process(
         assert await _alive(database) == frozenset()
 
 
-async def test_who_cannot_renew_ends_before_the_others_begin(
+async def test_controller_that_cannot_renew_ends_before_the_takeover(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leases, "VALID_S", 2.0)
@@ -112,7 +112,7 @@ async def test_who_cannot_renew_ends_before_the_others_begin(
         assert lapsed.is_set()
 
 
-async def test_the_dead_are_taken_over_and_buried_and_the_living_left_alone(
+async def test_only_dead_executors_are_taken_over(
     database: Database,
 ) -> None:
     await _begun(database, "dead", 0)
@@ -125,7 +125,7 @@ async def test_the_dead_are_taken_over_and_buried_and_the_living_left_alone(
     assert await _alive(database) == {"alive"}
 
 
-async def test_of_survivors_that_look_at_once_one_takes_over(database: Database) -> None:
+async def test_only_one_of_concurrent_monitors_takes_over(database: Database) -> None:
     await _begun(database, "dead", 0)
     engines = [BusyEngine("dead") for _ in range(4)]
     others_have_looked = asyncio.Event()
@@ -142,7 +142,7 @@ async def test_of_survivors_that_look_at_once_one_takes_over(database: Database)
     assert sorted(len(engine.taken) for engine in engines) == [0, 0, 0, 1]
 
 
-async def test_a_survivor_that_dies_while_it_takes_over_is_followed_by_another(
+async def test_interrupted_takeover_is_repeated_by_another_monitor(
     database: Database,
 ) -> None:
     await _begun(database, "dead", 0)

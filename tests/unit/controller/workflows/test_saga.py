@@ -24,18 +24,18 @@ LIMIT_S = 20.0
 
 
 class SagaObserver:
-    """Keeps what a saga tells, and interrupts it when told to."""
+    """Records a saga's reports, and cancels it on request."""
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.reports: list[str] = []
         self.ended: asyncio.Future[PolydevError | None] = asyncio.get_running_loop().create_future()
         self.unwanted = asyncio.Event()
 
     async def step_started(self, subject: str, step: str) -> None:
-        self.told.append(step)
+        self.reports.append(step)
 
     async def step_ended(self, subject: str, step: str, outcome: str) -> None:
-        self.told.append(f"{step}: {outcome}")
+        self.reports.append(f"{step}: {outcome}")
 
     async def wait_for_cancel(self, subject: str) -> PolydevError:
         await self.unwanted.wait()
@@ -46,7 +46,7 @@ class SagaObserver:
 
 
 class Bench:
-    """Runs one saga to its end."""
+    """Runs one saga to completion."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -54,7 +54,7 @@ class Bench:
         self.done: list[str] = []
 
     def does(self, name: str, *errors: Exception) -> Callable[[str], Awaitable[None]]:
-        """Work that notes its name, and raises the errors, one a time, before it succeeds."""
+        """Return work that records its name and raises each error once, then succeeds."""
         left = list(errors)
 
         async def work(subject: str) -> None:
@@ -86,19 +86,19 @@ def _step(bench: Bench, name: str, *errors: Exception, limit_s: float = 5) -> St
     return Step(name, bench.does(name, *errors), limit_s, undo=bench.does(f"undo {name}"))
 
 
-async def test_steps_are_done_in_order_and_then_what_is_always_done(bench: Bench) -> None:
+async def test_steps_run_in_order_and_then_the_final_ones(bench: Bench) -> None:
     failure = await bench.run(
         _step(bench, "one"), _step(bench, "two"), always=(_step(bench, "last"),)
     )
     assert failure is None
     assert bench.done == ["one", "two", "last"]
-    assert bench.observer.told == [
+    assert bench.observer.reports == [
         *("one", "one: done", "two", "two: done"),
         *("last", "last: done"),
     ]
 
 
-async def test_a_failure_undoes_what_began_the_last_first(bench: Bench) -> None:
+async def test_failure_undoes_started_steps_in_reverse_order(bench: Bench) -> None:
     failure = await bench.run(
         _step(bench, "one"),
         _step(bench, "two"),
@@ -114,13 +114,13 @@ async def test_a_failure_undoes_what_began_the_last_first(bench: Bench) -> None:
     ]
 
 
-async def test_what_is_unavailable_is_tried_again(bench: Bench) -> None:
+async def test_unavailable_step_is_retried(bench: Bench) -> None:
     failure = await bench.run(_step(bench, "one", ChannelLost("cut"), ChannelLost("cut")))
     assert failure is None
     assert bench.done == ["one"] * 3
 
 
-async def test_trying_again_ends_at_the_limit_and_tells_the_last_error(bench: Bench) -> None:
+async def test_retries_end_at_the_limit_with_the_last_error(bench: Bench) -> None:
     always_cut = [ChannelLost("cut", hint="look")] * 100
     failure = await bench.run(_step(bench, "one", *always_cut, limit_s=0.5))
     assert isinstance(failure, StepTimedOut)
@@ -128,7 +128,7 @@ async def test_trying_again_ends_at_the_limit_and_tells_the_last_error(bench: Be
     assert bench.done[-1] == "undo one"
 
 
-async def test_a_step_that_hangs_is_ended_at_its_limit(bench: Bench) -> None:
+async def test_hanging_step_ends_at_its_limit(bench: Bench) -> None:
     async def hang(subject: str) -> None:
         await asyncio.Event().wait()
 
@@ -136,7 +136,7 @@ async def test_a_step_that_hangs_is_ended_at_its_limit(bench: Bench) -> None:
     assert isinstance(failure, StepTimedOut)
 
 
-async def test_undoing_insists(bench: Bench) -> None:
+async def test_failed_undo_is_retried(bench: Bench) -> None:
     stubborn = Step(
         "one", bench.does("one"), 5, undo=bench.does("undo", LoginFailed("a"), ChannelLost("b"))
     )
@@ -146,7 +146,7 @@ async def test_undoing_insists(bench: Bench) -> None:
     assert bench.done == ["one", "two", "undo two", "undo", "undo", "undo"]
 
 
-async def test_undoing_that_cannot_be_done_does_not_keep_the_rest_from_being_done(
+async def test_failing_undo_does_not_prevent_the_others(
     bench: Bench,
 ) -> None:
     hopeless = Step("two", bench.does("two"), 5, undo=bench.does("-", *[LoginFailed("no")] * 99))
@@ -155,10 +155,10 @@ async def test_undoing_that_cannot_be_done_does_not_keep_the_rest_from_being_don
     )
     assert str(failure) == "first"
     assert bench.done[-1] == "undo one"
-    assert "undo two: failed" in bench.observer.told
+    assert "undo two: failed" in bench.observer.reports
 
 
-async def test_an_interruption_ends_a_step_at_once(bench: Bench) -> None:
+async def test_cancellation_ends_a_step_immediately(bench: Bench) -> None:
     async def hang(subject: str) -> None:
         bench.observer.unwanted.set()
         await asyncio.Event().wait()
@@ -168,13 +168,13 @@ async def test_an_interruption_ends_a_step_at_once(bench: Bench) -> None:
     assert bench.done == ["undo one"]
 
 
-async def test_a_step_that_cannot_be_interrupted_is_not(bench: Bench) -> None:
+async def test_uninterruptible_step_is_completed(bench: Bench) -> None:
     bench.observer.unwanted.set()
     step = Step("one", bench.does("one"), 5, interruptible=False)
     assert await bench.run(step) is None
 
 
-async def test_an_error_that_is_not_ours_fails_the_saga_without_its_text(
+async def test_foreign_error_fails_the_saga_without_its_text(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     failure = await bench.run(_step(bench, "one", KeyError("a-secret-token")))

@@ -20,7 +20,7 @@ async def vault() -> Vault:
     return Vault(SecretStr("an encryption key of the tests only"), "key-1")
 
 
-async def test_controllers_that_start_at_once_have_one_key(
+async def test_controllers_that_start_concurrently_share_one_key(
     database: Database, vault: Vault, tmp_path: Path
 ) -> None:
     asked = (token_key(database, vault, tmp_path / "none") for _ in range(4))
@@ -29,14 +29,14 @@ async def test_controllers_that_start_at_once_have_one_key(
     assert others == [key] * 3
 
 
-async def test_a_key_that_an_earlier_version_kept_in_a_file_is_taken_over_once(
+async def test_key_file_of_an_earlier_version_is_imported_once(
     database: Database, vault: Vault, tmp_path: Path
 ) -> None:
-    earlier, kept = tmp_path / "browser-token-key", bytes(range(32))
-    earlier.write_text(f"{kept.hex()}\n")
-    assert await token_key(database, vault, earlier) == kept
+    earlier, stored = tmp_path / "browser-token-key", bytes(range(32))
+    earlier.write_text(f"{stored.hex()}\n")
+    assert await token_key(database, vault, earlier) == stored
     assert not earlier.exists(), "it would lie there for anybody to read"
-    assert await token_key(database, vault, earlier) == kept
+    assert await token_key(database, vault, earlier) == stored
     async with database.read() as connection:
         [row] = (await connection.execute(sa.select(shared_secrets))).all()
-    assert kept.hex() not in str(row)
+    assert stored.hex() not in str(row)

@@ -206,7 +206,7 @@ async def test_read_does_not_follow_a_symlink(tmp_path: Path) -> None:
 async def test_tools_run_unprivileged_without_the_secret_in_arguments(
     fresh: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each tool is told of by a script that stands in its place and then becomes it."""
+    """Replace each tool by a script that reports its call, then runs the tool."""
     begun: list[str] = []
     begin = asyncio.create_subprocess_exec
 

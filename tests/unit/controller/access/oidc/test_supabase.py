@@ -25,7 +25,7 @@ SETTINGS = {"SUPABASE_URL": f"{URL}/", "SUPABASE_JWT_SECRET": SECRET}
 
 
 def _claims(url: str = URL, **claims: Any) -> dict[str, Any]:
-    told = {
+    all_claims = {
         "iss": f"{url}/auth/v1",
         "aud": "authenticated",
         "role": "authenticated",
@@ -36,7 +36,7 @@ def _claims(url: str = URL, **claims: Any) -> dict[str, Any]:
         "is_anonymous": False,
         **claims,
     }
-    return {name: value for name, value in told.items() if value is not None}
+    return {name: value for name, value in all_claims.items() if value is not None}
 
 
 def _signed(claims: dict[str, Any], key: Key | None = None, **header: str) -> str:

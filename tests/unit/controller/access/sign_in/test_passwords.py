@@ -22,7 +22,7 @@ GOOD = "correct horse battery"
 
 
 @pytest.mark.parametrize(
-    ("password", "words"),
+    ("password", "message"),
     [
         ("short", "fewer than 12"),
         ("elevenchars", "fewer than 12"),
@@ -34,8 +34,8 @@ GOOD = "correct horse battery"
         ("ANN@Example.Test", "e-mail address"),
     ],
 )
-def test_weak_password_is_refused(password: str, words: str) -> None:
-    with pytest.raises(PasswordRefused, match=words) as caught:
+def test_weak_password_is_refused(password: str, message: str) -> None:
+    with pytest.raises(PasswordRefused, match=message) as caught:
         passwords.validate_new(password, ANN)
     assert password not in caught.value.line()
 
@@ -47,30 +47,30 @@ def test_any_characters_are_allowed() -> None:
 
 async def test_composed_characters_are_normalized() -> None:
     ours = quick_passwords()
-    kept = await ours.hash(passwords.validate_new("caf\u00e9 caf\u00e9 caf\u00e9", ANN))
-    assert await ours.matches("cafe\u0301 cafe\u0301 cafe\u0301", kept)
+    stored = await ours.hash(passwords.validate_new("caf\u00e9 caf\u00e9 caf\u00e9", ANN))
+    assert await ours.matches("cafe\u0301 cafe\u0301 cafe\u0301", stored)
 
 
 async def test_hash_uses_argon2id_second_profile() -> None:
-    kept = await Passwords().hash(GOOD)
-    assert kept.startswith("$argon2id$")
-    assert extract_parameters(kept) == RFC_9106_LOW_MEMORY
-    assert GOOD not in kept
+    stored = await Passwords().hash(GOOD)
+    assert stored.startswith("$argon2id$")
+    assert extract_parameters(stored) == RFC_9106_LOW_MEMORY
+    assert GOOD not in stored
 
 
 async def test_only_the_password_matches() -> None:
     ours = quick_passwords()
-    kept = await ours.hash(GOOD)
-    assert await ours.matches(GOOD, kept)
+    stored = await ours.hash(GOOD)
+    assert await ours.matches(GOOD, stored)
     for other in ("", GOOD + " ", GOOD.upper(), "x" * 10_000, "\ud800" * 12):
-        assert not await ours.matches(other, kept)
+        assert not await ours.matches(other, stored)
     assert not await ours.matches(GOOD, "damaged")
 
 
 async def test_weaker_hash_is_upgraded() -> None:
     before, after = quick_passwords(1), quick_passwords(2)
-    kept = await before.hash(GOOD)
-    renewed = await after.rehash(GOOD, kept)
+    stored = await before.hash(GOOD)
+    renewed = await after.rehash(GOOD, stored)
     assert renewed is not None
     assert extract_parameters(renewed).time_cost == 2
     assert await after.matches(GOOD, renewed)
@@ -107,8 +107,8 @@ async def test_unknown_user_takes_the_same_effort() -> None:
 async def test_two_passwords_are_verified_concurrently() -> None:
     counting = _Counting()
     ours = Passwords(counting)
-    kept = await ours.hash(GOOD)
-    assert all(await asyncio.gather(*(ours.matches(GOOD, kept) for _ in range(12))))
+    stored = await ours.hash(GOOD)
+    assert all(await asyncio.gather(*(ours.matches(GOOD, stored) for _ in range(12))))
     assert counting.most == 2
 
 
@@ -157,10 +157,10 @@ def test_any_text_is_normalized_or_refused(local: str, domain: str) -> None:
 
 async def test_password_queue_is_bounded() -> None:
     ours = quick_passwords()
-    kept = await ours.hash(GOOD)
+    stored = await ours.hash(GOOD)
     together = await asyncio.gather(
-        *(ours.matches(GOOD, kept) for _ in range(100)), return_exceptions=True
+        *(ours.matches(GOOD, stored) for _ in range(100)), return_exceptions=True
     )
     assert together.count(True) == 34
     assert sum(isinstance(it, TooManyRequests) for it in together) == 66
-    assert await ours.matches(GOOD, kept)  # they are gone
+    assert await ours.matches(GOOD, stored)  # they are gone

@@ -109,13 +109,13 @@ async def test_public_url_is_an_own_origin(
 
 
 def test_public_url_is_normalized_like_browsers_do() -> None:
-    for told, own in (
+    for given, own in (
         ("https://Polydev.example.test:443", PUBLIC),
         ("http://polydev.example.test:80", "http://polydev.example.test"),
         ("https://polydev.example.test:8443", "https://polydev.example.test:8443"),
         (None, "http://localhost:4000"),
     ):
-        assert ControllerSettings(public_url=told).own_url == own
+        assert ControllerSettings(public_url=given).own_url == own
 
 
 async def test_https_cookie_has_the_host_prefix(make_access: MakeAccess) -> None:

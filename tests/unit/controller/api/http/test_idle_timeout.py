@@ -55,10 +55,10 @@ async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
     await asyncio.wait_for(serving, LIMIT_S)
 
 
-@pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\nHost: local"])
-async def test_idle_connection_is_closed(port: int, said: bytes) -> None:
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: local"])
+async def test_idle_connection_is_closed(port: int, sent: bytes) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(said)
+    writer.write(sent)
     assert await asyncio.wait_for(reader.read(), LIMIT_S) == b""
     writer.close()
 

@@ -14,7 +14,7 @@ from alembic.script import ScriptDirectory
 
 from polydev.controller.store.engine import locks, schema_version
 from polydev.controller.store.engine.database import Database, migrate, open_database
-from polydev.controller.store.queries.accounts import users as people
+from polydev.controller.store.queries.accounts import users as user_queries
 from polydev.controller.store.tables import metadata, users
 from polydev.shared.domain import User, UserId, now
 from polydev.shared.errors import BadSettings
@@ -36,10 +36,10 @@ async def test_migrations_match_the_table_definitions(store: Database) -> None:
 
 async def test_second_upgrade_changes_nothing(store: Database) -> None:
     async with store.write() as connection:
-        await people.insert(connection, _user("kept"))
+        await user_queries.insert(connection, _user("kept"))
     await store.upgrade()
     async with store.read() as connection:
-        assert await people.find(connection, UserId("kept")) is not None
+        assert await user_queries.find(connection, UserId("kept")) is not None
 
 
 async def test_migrate_creates_the_missing_folder(tmp_path: Path) -> None:
@@ -61,30 +61,30 @@ async def test_sqlite_uses_wal_and_foreign_keys(tmp_path: Path) -> None:
 async def test_failed_transaction_is_rolled_back(store: Database) -> None:
     async def add_and_fail() -> None:
         async with store.write() as connection:
-            await people.insert(connection, _user("gone"))
+            await user_queries.insert(connection, _user("gone"))
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         await add_and_fail()
     async with store.read() as connection:
-        assert await people.find(connection, UserId("gone")) is None
+        assert await user_queries.find(connection, UserId("gone")) is None
 
 
 async def test_read_then_write_transactions_are_serialized(store: Database) -> None:
     async def count_up() -> None:
         async with store.write() as connection:
             await locks.acquire(connection, "counter")
-            row = await people.find(connection, UserId("counter"))
+            row = await user_queries.find(connection, UserId("counter"))
             assert row is not None
             number = int(row.email) + 1
             await asyncio.sleep(0)
             await connection.execute(sa.update(users).values(email=str(number)))
 
     async with store.write() as connection:
-        await people.insert(connection, User(UserId("counter"), "0", now()))
+        await user_queries.insert(connection, User(UserId("counter"), "0", now()))
     await asyncio.gather(*(count_up() for _ in range(20)))
     async with store.read() as connection:
-        row = await people.find(connection, UserId("counter"))
+        row = await user_queries.find(connection, UserId("counter"))
     assert row is not None
     assert row.email == "20"
 
@@ -92,9 +92,9 @@ async def test_read_then_write_transactions_are_serialized(store: Database) -> N
 async def test_times_are_read_back_in_utc(store: Database) -> None:
     at = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
     async with store.write() as connection:
-        await people.insert(connection, User(UserId("p"), "p@example.test", at))
+        await user_queries.insert(connection, User(UserId("p"), "p@example.test", at))
     async with store.read() as connection:
-        row = await people.find(connection, UserId("p"))
+        row = await user_queries.find(connection, UserId("p"))
     assert row is not None
     assert row.created_at == at
     assert row.created_at.tzinfo is UTC

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from polydev.controller.store.engine import keyset
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.engine.keyset import PageSpec
-from polydev.controller.store.queries.accounts import users as people
+from polydev.controller.store.queries.accounts import users as user_queries
 from polydev.controller.store.tables import users
 from polydev.shared.domain import User, UserId
 
@@ -21,7 +21,7 @@ _ORDER = (users.c.created_at, users.c.id)
 
 async def _add(connection: AsyncConnection, name: str, seconds: int) -> None:
     at = _AT + timedelta(seconds=seconds)
-    await people.insert(connection, User(UserId(name), f"{name}@example.org", at))
+    await user_queries.insert(connection, User(UserId(name), f"{name}@example.org", at))
 
 
 async def _page(

@@ -46,23 +46,23 @@ async def _a_chat(store: Database) -> None:
 
 async def test_pages_of_large_events_are_bounded(store: Database) -> None:
     large = {"text": "x" * (chat_events.MAX_PAGE_CHARACTERS // 4)}
-    told = [ChatEvent(1_000_010 + n, EventKind.PLAN, dict(large), now()) for n in range(12)]
+    inserted = [ChatEvent(1_000_010 + n, EventKind.PLAN, dict(large), now()) for n in range(12)]
     async with store.write() as connection:
-        await chat_events.insert(connection, CHAT, ANN, told)
+        await chat_events.insert(connection, CHAT, ANN, inserted)
     known, pages = BEFORE, []
     async with store.read(ANN) as connection:
         while found := await chat_events.list_after(connection, CHAT, known):
             known = found[-1].event_id
             pages.append([it.event_id for it in found])
-    assert [it for page in pages for it in page] == [it.event_id for it in told]
+    assert [it for page in pages for it in page] == [it.event_id for it in inserted]
     assert max(map(len, pages)) <= 5
 
 
 async def test_oversized_event_is_a_page_of_its_own(store: Database) -> None:
     large = {"text": "x" * (chat_events.MAX_PAGE_CHARACTERS + 1)}
-    told = [ChatEvent(1_000_010 + n, EventKind.PLAN, dict(large), now()) for n in range(2)]
+    inserted = [ChatEvent(1_000_010 + n, EventKind.PLAN, dict(large), now()) for n in range(2)]
     async with store.write() as connection:
-        await chat_events.insert(connection, CHAT, ANN, told)
+        await chat_events.insert(connection, CHAT, ANN, inserted)
     async with store.read(ANN) as connection:
         found = await chat_events.list_after(connection, CHAT, BEFORE)
     assert [it.event_id for it in found] == [1_000_010]

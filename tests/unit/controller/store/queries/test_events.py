@@ -56,9 +56,9 @@ async def test_session_changes_emit_events(store: Database) -> None:
         )
     async with store.write() as connection:
         await sessions.end(connection, session.session_id, SessionStatus.FAILED, now())
-    told = await _events(store, ANN)
-    assert {(it.kind, it.subject) for it in told} == {("session", session.session_id)}
-    assert [(it.data["status"], it.data.get("step"), it.data.get("outcome")) for it in told] == [
+    emitted = await _events(store, ANN)
+    assert {(it.kind, it.subject) for it in emitted} == {("session", session.session_id)}
+    assert [(it.data["status"], it.data.get("step"), it.data.get("outcome")) for it in emitted] == [
         ("queued", None, None),
         ("running", "a", None),
         ("running", "a", "done"),
@@ -82,11 +82,11 @@ async def test_machine_changes_emit_events(store: Database) -> None:
     for state in (MachineState.DESTROYED, MachineState.RUNNING):
         async with store.write() as connection:
             await machines.set_state(connection, machine.vm_id, state)
-    told = await _events(store, ANN)
-    assert [it.data["status"] for it in told] == [
+    emitted = await _events(store, ANN)
+    assert [it.data["status"] for it in emitted] == [
         *("creating", "running", "stopped", "failed", "destroyed")
     ]
-    assert {(it.kind, it.subject, it.data["kind"]) for it in told} == {
+    assert {(it.kind, it.subject, it.data["kind"]) for it in emitted} == {
         ("machine", machine.vm_id, "cli")
     }
 
@@ -100,12 +100,12 @@ async def test_credential_changes_emit_events(store: Database) -> None:
         await credentials.delete_replaced(connection, new.credential_id)
     async with store.write() as connection:
         await credentials.delete(connection, new.credential_id)
-    told = await _events(store, ANN)
-    assert [it.subject for it in told] == [
+    emitted = await _events(store, ANN)
+    assert [it.subject for it in emitted] == [
         *(old.credential_id, new.credential_id, old.credential_id, new.credential_id)
     ]
-    assert {it.kind for it in told} == {"credential"}
-    assert "AA==" not in str(told)
+    assert {it.kind for it in emitted} == {"credential"}
+    assert "AA==" not in str(emitted)
 
 
 async def test_two_changes_in_one_transaction_emit_one_event(store: Database) -> None:
@@ -160,12 +160,12 @@ async def test_reader_continues_after_its_last_id(store: Database) -> None:
 async def test_pruned_events_are_detected(store: Database, by: str) -> None:
     await _emit(store, ANN, *"abcde")
     await _emit(store, BEN, "other")
-    told = await _events(store, ANN)
+    emitted = await _events(store, ANN)
     keep = 2 if by == "count" else 1000
     if by == "age":
         async with store.write() as connection:
             long_ago = now() - timedelta(days=30)
-            old = sa.update(table).where(table.c.event_id <= told[2].event_id)
+            old = sa.update(table).where(table.c.event_id <= emitted[2].event_id)
             await connection.execute(old.values(at=long_ago))
     for _ in range(2):
         async with store.write() as connection:
@@ -173,10 +173,10 @@ async def test_pruned_events_are_detected(store: Database, by: str) -> None:
     assert [it.subject for it in await _events(store, ANN)] == ["d", "e"]
     assert [it.subject for it in await _events(store, BEN)] == ["other"]
     async with store.read(ANN) as connection:
-        whole = [await events.is_complete_after(connection, ANN, it.event_id) for it in told]
+        whole = [await events.is_complete_after(connection, ANN, it.event_id) for it in emitted]
         assert whole == [False, False, True, True, True]
         assert not await events.is_complete_after(connection, ANN, 0)
-        assert not await events.is_complete_after(connection, ANN, told[-1].event_id + 100)
+        assert not await events.is_complete_after(connection, ANN, emitted[-1].event_id + 100)
     async with store.read(BEN) as connection:
         assert await events.is_complete_after(connection, BEN, 0)
 
@@ -195,8 +195,10 @@ async def test_reader_at_the_end_survives_a_full_prune(store: Database) -> None:
 
 
 async def test_reader_misses_nothing_during_concurrent_writes(store: Database) -> None:
-    """Each writer keeps its transaction open for a while after it has emitted, so that on
-    PostgreSQL ids drawn early would be committed late."""
+    """Each writer delays its commit after it emits.
+
+    On PostgreSQL, ids drawn early would then be committed late.
+    """
     writers, rounds = 8, 12
     seen: list[Event] = []
     done = asyncio.Event()

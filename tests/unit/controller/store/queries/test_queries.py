@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from polydev.controller.store.engine.database import Database
-from polydev.controller.store.queries.accounts import users as people
+from polydev.controller.store.queries.accounts import users as user_queries
 from polydev.controller.store.queries.connect import credentials, sessions
 from polydev.controller.store.queries.machines import machines
 from polydev.shared.domain import (
@@ -37,7 +37,7 @@ ANN, BEN = UserId("ann"), UserId("ben")
 async def _users(store: Database) -> None:
     async with store.write() as connection:
         for name in (ANN, BEN):
-            await people.insert(connection, User(name, f"{name}@example.test", now()))
+            await user_queries.insert(connection, User(name, f"{name}@example.test", now()))
 
 
 def _session(user: UserId = ANN, provider: str = "codex") -> ConnectSession:
@@ -193,8 +193,8 @@ async def test_inserting_a_machine_again_keeps_the_row(store: Database) -> None:
         await machines.insert_if_absent(connection, machine)
         await machines.set_state(connection, machine.vm_id, MachineState.RUNNING, "192.0.2.9")
         await machines.insert_if_absent(connection, machine)
-        kept = await machines.get(connection, machine.vm_id, ANN)
-    assert kept == replace(machine, status=MachineState.RUNNING, ip_address="192.0.2.9")
+        stored = await machines.get(connection, machine.vm_id, ANN)
+    assert stored == replace(machine, status=MachineState.RUNNING, ip_address="192.0.2.9")
 
 
 async def test_destroyed_machine_never_changes(store: Database) -> None:

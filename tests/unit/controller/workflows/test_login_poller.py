@@ -1,4 +1,4 @@
-"""Watching a login in a machine that does not keep to the service's rules."""
+"""Polling of a login in a machine that violates the service's protocol."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from polydev.shared.host_client import Host
 
 
 class HastyMachine:
-    """Answers every question at once, and never has an end to tell."""
+    """A machine that answers each poll at once, and never completes."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -37,7 +37,7 @@ class HastyMachine:
         return httpx.Response(200, json={"step": "starting", "version": next(self._versions)})
 
 
-def watch_of(machine: HastyMachine) -> LoginPoller:
+def poller(machine: HastyMachine) -> LoginPoller:
     session = ConnectSession(
         session_id=SessionId("s"),
         user_id=UserId("p"),
@@ -63,16 +63,16 @@ async def _not_lost() -> bool:
 
 
 @pytest.mark.parametrize("what", ["start", "wait_until_done"])
-async def test_a_machine_that_does_not_let_us_wait_is_asked_seldom(what: str) -> None:
+async def test_machine_without_long_poll_is_polled_slowly(what: str) -> None:
     machine = HastyMachine()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(1):
-            await getattr(watch_of(machine), what)()
+            await getattr(poller(machine), what)()
     assert 1 <= machine.asked <= 5
 
 
 class EndedMachine(HastyMachine):
-    """Does not run any more, as its host agent says."""
+    """A machine that its host agent reports as failed."""
 
     def http(self, vm_id: str, port: int, **_: object) -> httpx.AsyncClient:
         def refused(request: httpx.Request) -> httpx.Response:
@@ -84,7 +84,7 @@ class EndedMachine(HastyMachine):
 
 
 @pytest.mark.parametrize("what", ["start", "wait_until_done"])
-async def test_a_machine_that_has_ended_ends_the_login_with_what_helps(what: str) -> None:
+async def test_stopped_machine_ends_the_login_with_a_hint(what: str) -> None:
     with pytest.raises(LoginFailed, match="browser machine vm stopped") as caught:
-        await getattr(watch_of(EndedMachine()), what)()
+        await getattr(poller(EndedMachine()), what)()
     assert caught.value.hint == "Connect again"

@@ -1,4 +1,4 @@
-"""A machine that is nobody's goes with one reason in the audit log, however often it is tried."""
+"""Reason in the audit log for the destruction of an orphan."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ HOST = HostId("here")
 
 
 class OneHost:
-    """It has one machine that nobody knows, and fails so often before it destroys it."""
+    """A host with one orphan, which it destroys after `failures` failed attempts."""
 
     installation = "ours"
 
     def __init__(self, database: Database, failures: int) -> None:
         self.database = database
         self.failures = failures
-        self.told: list[int] = []
-        """How many entries there were at each attempt."""
+        self.entries_seen: list[int] = []
+        """Number of audit entries at each attempt."""
         self.hosts = SimpleNamespace(of=lambda _: self)
 
     async def machine(self, vm_id: str) -> None:
@@ -36,8 +36,8 @@ class OneHost:
         return SimpleNamespace(processes=[], folders=[], addresses=[], taps=[], sockets=[])
 
     async def destroy_at(self, host_id: HostId, vm_id: str) -> None:
-        self.told.append(len(await reasons(self.database)))
-        if len(self.told) <= self.failures:
+        self.entries_seen.append(len(await reasons(self.database)))
+        if len(self.entries_seen) <= self.failures:
             raise HostUnreachable("The host does not answer")
 
 
@@ -49,12 +49,12 @@ async def reasons(database: Database) -> list[str]:
     return [it.entry.reason for it in found]
 
 
-async def test_why_it_goes_is_told_before_it_does_and_once(database: Database) -> None:
+async def test_reason_is_recorded_once_and_before_the_destruction(database: Database) -> None:
     host = OneHost(database, failures=2)
     view = SimpleNamespace(vm_id=VM, labels={"installation": "ours"})
     for _ in range(3):
         seen = cast(Seen, {HOST: {VM: view}})
         await OrphanCleanup(database, cast(MachineOperations, host)).remove(seen)
-    assert host.told == [1, 1, 1]
+    assert host.entries_seen == [1, 1, 1]
     [reason] = await reasons(database)
     assert "the label of this installation" in reason

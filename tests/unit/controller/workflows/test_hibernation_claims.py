@@ -1,4 +1,4 @@
-"""A machine is put to sleep, or it is used: never both, whoever is quicker, on both databases."""
+"""Races between the hibernation and the use of a machine, on both databases."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class _NoEngine:
 
 @pytest.fixture
 async def database(database_url: str, tmp_path: Path) -> AsyncIterator[Database]:
-    """Ann, connected to Codex in a machine that runs and was not used for two hours."""
+    """User Ann, connected to Codex, with a running machine unused for two hours."""
     database = open_database(database_url, tmp_path)
     await database.upgrade()
     async with database.write() as connection:
@@ -102,7 +102,7 @@ Ask = Callable[[], Awaitable[int]]
 
 @pytest.fixture
 async def ask(database: Database) -> Ask:
-    """Have the CLI take a turn."""
+    """Request a chat turn."""
     user = User(ANN, "ann@example.test", now())
     caller = Caller(user, frozenset(Scope), "sign-in", "127.0.0.1")
     talks = Chats(database, ControllerSettings())
@@ -111,22 +111,22 @@ async def ask(database: Database) -> Ask:
 
 
 class _Paused:
-    """A function that stops after its work, in the middle of its caller's transaction."""
+    """A function that stops after its work, inside its caller's transaction."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> None:
         self.is_there, self.go_on = asyncio.Event(), asyncio.Event()
         self._work = getattr(module, name)
         monkeypatch.setattr(module, name, self)
 
-    async def __call__(self, *told: Any) -> Any:
-        outcome = await self._work(*told)
+    async def __call__(self, *arguments: Any) -> Any:
+        outcome = await self._work(*arguments)
         self.is_there.set()
         await self.go_on.wait()
         return outcome
 
 
 async def _second_waits(first: _Paused, second: Awaitable[Any]) -> asyncio.Future[Any]:
-    """Begin the second while the first is in the middle of its transaction."""
+    """Start the second during the transaction of the first; check that it waits."""
     await first.is_there.wait()
     task = asyncio.ensure_future(second)
     await asyncio.wait({task}, timeout=_A_WHILE_S)
@@ -140,7 +140,7 @@ async def _status(database: Database) -> MachineState:
         return (await machines.get(connection, MACHINE.vm_id, None)).status
 
 
-async def test_a_turn_that_is_being_asked_for_keeps_its_machine_awake(
+async def test_turn_being_requested_prevents_hibernation(
     database: Database,
     commands: MachineCommands,
     ask: Ask,
@@ -148,29 +148,29 @@ async def test_a_turn_that_is_being_asked_for_keeps_its_machine_awake(
 ) -> None:
     paused = _Paused(monkeypatch, chats, "insert_turn")
     asking = asyncio.ensure_future(ask())
-    sleep = await _second_waits(paused, commands.hibernate(IDLE, MACHINE.vm_id, now()))
+    hibernating = await _second_waits(paused, commands.hibernate(IDLE, MACHINE.vm_id, now()))
     assert await asking == 1
     with pytest.raises(MachineBusy, match="A chat turn is running"):
-        await sleep
+        await hibernating
     assert await _status(database) is MachineState.RUNNING
 
 
-async def test_a_turn_that_comes_after_the_claim_finds_a_machine_that_sleeps(
+async def test_turn_after_the_claim_finds_a_hibernating_machine(
     database: Database,
     commands: MachineCommands,
     ask: Ask,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     paused = _Paused(monkeypatch, hibernation, "begin_hibernation")
-    sleep = asyncio.ensure_future(commands.hibernate(IDLE, MACHINE.vm_id, now()))
+    hibernating = asyncio.ensure_future(commands.hibernate(IDLE, MACHINE.vm_id, now()))
     asking = await _second_waits(paused, ask())
-    assert (await sleep).status is MachineState.HIBERNATING
-    assert await asking == 1  # whoever does it wakes the machine first
+    assert (await hibernating).status is MachineState.HIBERNATING
+    assert await asking == 1  # the turn's runner resumes the machine first
     async with database.read() as connection:
         assert await chats.has_active_turn(connection, MACHINE)
 
 
-async def test_a_use_that_is_being_noted_keeps_a_machine_awake(
+async def test_use_being_recorded_prevents_hibernation(
     database: Database, commands: MachineCommands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     since = now() - timedelta(hours=1)
@@ -181,29 +181,29 @@ async def test_a_use_that_is_being_noted_keeps_a_machine_awake(
             return bool(await hibernation.set_used(connection, MACHINE.vm_id, now()))
 
     using = asyncio.ensure_future(use())
-    sleep = await _second_waits(paused, commands.hibernate(IDLE, MACHINE.vm_id, since))
+    hibernating = await _second_waits(paused, commands.hibernate(IDLE, MACHINE.vm_id, since))
     assert await using
     with pytest.raises(MachineBusy, match="in use"):
-        await sleep
+        await hibernating
 
 
-async def test_a_use_that_comes_after_the_claim_is_told_that_it_does_not_run(
+async def test_use_after_the_claim_is_not_recorded(
     database: Database, commands: MachineCommands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paused = _Paused(monkeypatch, hibernation, "begin_hibernation")
     since = now() - timedelta(hours=1)
-    sleep = asyncio.ensure_future(commands.hibernate(IDLE, MACHINE.vm_id, since))
+    hibernating = asyncio.ensure_future(commands.hibernate(IDLE, MACHINE.vm_id, since))
 
     async def use() -> bool:
         async with database.write() as connection:
             return await hibernation.set_used(connection, MACHINE.vm_id, now())
 
     using = await _second_waits(paused, use())
-    assert (await sleep).status is MachineState.HIBERNATING
+    assert (await hibernating).status is MachineState.HIBERNATING
     assert not await using
 
 
-async def test_turns_elsewhere_do_not_keep_a_machine_awake(database: Database, ask: Ask) -> None:
+async def test_turn_in_another_machine_does_not_count(database: Database, ask: Ask) -> None:
     other = replace(MACHINE, vm_id=new_vm_id())
     await ask()
     async with database.write() as connection:
@@ -217,7 +217,7 @@ async def test_turns_elsewhere_do_not_keep_a_machine_awake(database: Database, a
         assert await chats.has_active_turn(connection, MACHINE), "where it was is gone"
 
 
-# -- what counts as doing nothing ------------------------------------------------------------------
+# -- idleness --------------------------------------------------------------------------------------
 
 AT = datetime(2026, 3, 14, 12, tzinfo=UTC)
 
@@ -232,27 +232,27 @@ def _usage(*cores: float) -> Usage:
     return Usage(period_s=5, samples=samples)
 
 
-def test_a_machine_that_used_next_to_nothing_is_quiet() -> None:
+def test_machine_with_low_cpu_usage_is_idle() -> None:
     assert is_idle(_usage(*[0.02] * 360), AT - timedelta(minutes=30), 0.1)
 
 
-def test_one_busy_minute_is_not_quiet_however_long_it_was_quiet_before() -> None:
+def test_one_recent_busy_minute_is_not_idle() -> None:
     usage = _usage(*[0.0] * 348, *[0.5] * 12)
     assert not is_idle(usage, AT - timedelta(minutes=30), 0.1)
 
 
-def test_of_what_was_not_looked_at_nothing_is_said() -> None:
+def test_missing_samples_are_not_idle() -> None:
     assert not is_idle(_usage(), AT - timedelta(minutes=30), 0.1)
     assert not is_idle(_usage(*[0.0] * 60), AT - timedelta(minutes=30), 0.1)
 
 
-def test_of_a_time_shorter_than_between_two_samples_the_last_one_tells() -> None:
+def test_last_sample_decides_for_less_than_one_period() -> None:
     assert is_idle(_usage(0.01), AT + timedelta(seconds=4), 0.1)
     assert not is_idle(_usage(0.5), AT + timedelta(seconds=4), 0.1)
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"),
+    ("seconds", "text"),
     [
         (1800, "30 minutes"),
         (60, "1 minute"),
@@ -261,5 +261,5 @@ def test_of_a_time_shorter_than_between_two_samples_the_last_one_tells() -> None
         (1, "1 second"),
     ],
 )
-def test_how_long_it_was_unused_is_told_in_words(seconds: int, words: str) -> None:
-    assert format_duration(timedelta(seconds=seconds)) == words
+def test_duration_is_formatted_as_text(seconds: int, text: str) -> None:
+    assert format_duration(timedelta(seconds=seconds)) == text
