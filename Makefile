@@ -20,7 +20,7 @@ lock: setup      ## Update requirements.lock from pyproject.toml
 		--custom-compile-command "make lock" pyproject.toml -o requirements.lock
 	@scripts/setup
 
-check: setup-tests ## Run formatter, linter, type checker, import contracts and unit tests
+check: setup-tests ## Run formatter, linter, type checker, import contracts, words and unit tests
 	@scripts/check
 
 settings: setup-tests ## Write docs/settings.md from the code
