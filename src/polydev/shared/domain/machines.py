@@ -28,7 +28,7 @@ class MachineSize:
     disk_mib: int
 
     def fields(self) -> dict[str, Any]:
-        """Return the values by name, for a model or a row that holds them flat."""
+        """Return the values by name, for a flat model or row."""
         return asdict(self)
 
 
