@@ -9,7 +9,7 @@ package.
 """
 
 from polydev.controller.placement.claims import Placement
-from polydev.controller.placement.fleet import Fleet, Resources
+from polydev.controller.placement.fleet import Fleet
 from polydev.controller.placement.quotas import Quotas
 
-__all__ = ["Fleet", "Placement", "Quotas", "Resources"]
+__all__ = ["Fleet", "Placement", "Quotas"]

@@ -11,10 +11,19 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from polydev.controller.placement.fleet import Fleet, Resources
+from polydev.controller.placement.fleet import Fleet
 from polydev.controller.store.engine import locks
 from polydev.controller.store.queries.machines import capacity, hosts, machines
-from polydev.shared.domain import HostId, HostState, Machine, MachineState, VmHost, VmId, now
+from polydev.shared.domain import (
+    HostId,
+    HostState,
+    Machine,
+    MachineState,
+    Resources,
+    VmHost,
+    VmId,
+    now,
+)
 from polydev.shared.errors import HostUnreachable, NoCapacity
 from polydev.shared.hints import Hint
 
@@ -31,12 +40,7 @@ class Placement:
     async def load_fleet(self, connection: AsyncConnection) -> Fleet:
         """Load the fleet and lock it until the transaction ends."""
         await lock_placement(connection)
-        taken = {
-            host_id: Resources(memory_mib, vcpus, count)
-            for host_id, (memory_mib, vcpus, count) in (
-                await capacity.get_taken_by_host(connection)
-            ).items()
-        }
+        taken = await capacity.get_taken_by_host(connection)
         return Fleet.from_rows(await hosts.list_all(connection), taken, now(), self.unseen_limit_s)
 
     async def place(self, connection: AsyncConnection, machine: Machine) -> Machine:
@@ -125,7 +129,6 @@ def _cannot_start_error(
         )
     free = fleet.free(host.host_id)
     return NoCapacity(
-        f"No capacity for {where}: it needs {needs}, and {max(free.memory_mib, 0)} MiB and "
-        f"{max(free.vcpus, 0)} vCPUs are free",
+        f"No capacity for {where}: it needs {needs}, and {free.clamped()} are free",
         hint="Try again later, or stop or destroy unused machines",
     )

@@ -11,44 +11,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from polydev.shared.domain import HostId, HostState, MachineSize, VmHost
+from polydev.shared.domain import HostId, HostState, Resources, VmHost
 from polydev.shared.errors import NoCapacity
 from polydev.shared.hints import Hint
 
 MIN_DISK_FREE_MIB = 512
 """A host with less free disk gets no new machine, since sparse disks grow."""
-
-
-@dataclass(frozen=True, slots=True)
-class Resources:
-    """An amount of memory, vCPUs and machine slots."""
-
-    memory_mib: int = 0
-    vcpus: int = 0
-    machines: int = 0
-
-    @classmethod
-    def for_machine(cls, size: MachineSize, *, new: bool = True) -> Resources:
-        """Return what a machine takes. One that is only started again already has its slot."""
-        return cls(size.memory_mib, size.vcpus, int(new))
-
-    def __add__(self, other: Resources) -> Resources:
-        return Resources(
-            self.memory_mib + other.memory_mib,
-            self.vcpus + other.vcpus,
-            self.machines + other.machines,
-        )
-
-    def covers(self, other: Resources) -> bool:
-        """Check that `other` is no larger in any respect."""
-        return (
-            other.memory_mib <= self.memory_mib
-            and other.vcpus <= self.vcpus
-            and other.machines <= self.machines
-        )
-
-    def __str__(self) -> str:
-        return f"{self.memory_mib} MiB and {self.vcpus} vCPUs"
 
 
 @dataclass(slots=True)
@@ -76,12 +44,7 @@ class Fleet:
 
     def free(self, host_id: HostId) -> Resources:
         """Return what a host has left. Negative if its capacity shrank."""
-        host, taken = self.hosts[host_id], self.taken.get(host_id, Resources())
-        return Resources(
-            host.memory_mib - taken.memory_mib,
-            host.vcpus - taken.vcpus,
-            host.max_machines - taken.machines,
-        )
+        return self.hosts[host_id].capacity - self.taken.get(host_id, Resources())
 
     def is_open(self, host_id: HostId) -> bool:
         """Check whether the host accepts machines at all."""
@@ -132,18 +95,13 @@ class Fleet:
     def can_ever_fit(self, needs: Resources) -> bool:
         """Check whether some empty host is large enough. True if no host has answered yet."""
         known = [it for it in self.hosts.values() if it.seen_at is not None]
-        return not known or any(
-            Resources(it.memory_mib, it.vcpus, it.max_machines).covers(needs) for it in known
-        )
+        return not known or any(it.capacity.covers(needs) for it in known)
 
     def no_capacity(self, needs: Resources) -> NoCapacity:
         """Build the error that names the demand and what each host has."""
         wanted = f"No host has capacity for a machine with {needs}"
         if not self.can_ever_fit(needs):
-            largest = max(
-                (Resources(it.memory_mib, it.vcpus, it.max_machines) for it in self.hosts.values()),
-                key=lambda it: it.memory_mib,
-            )
+            largest = max((it.capacity for it in self.hosts.values()), key=lambda it: it.memory_mib)
             return NoCapacity(
                 f"{wanted}: the largest host has {largest} in total",
                 hint=Hint.USE_SMALLER_MACHINES.text(),
@@ -164,4 +122,4 @@ class Fleet:
             return f"{host_id} has no free address"
         if host.disk_free_mib < MIN_DISK_FREE_MIB:
             return f"{host_id} has {host.disk_free_mib} MiB of free disk"
-        return f"{host_id} has {max(free.memory_mib, 0)} MiB and {max(free.vcpus, 0)} vCPUs free"
+        return f"{host_id} has {free.clamped()} free"

@@ -125,6 +125,49 @@ class HostState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Resources:
+    """An amount of memory, vCPUs and machine slots."""
+
+    memory_mib: int = 0
+    vcpus: int = 0
+    machines: int = 0
+
+    @classmethod
+    def for_machine(cls, size: MachineSize, *, new: bool = True) -> Resources:
+        """Return what a machine takes. One that is only started again already has its slot."""
+        return cls(size.memory_mib, size.vcpus, int(new))
+
+    def __add__(self, other: Resources) -> Resources:
+        return Resources(
+            self.memory_mib + other.memory_mib,
+            self.vcpus + other.vcpus,
+            self.machines + other.machines,
+        )
+
+    def __sub__(self, other: Resources) -> Resources:
+        return Resources(
+            self.memory_mib - other.memory_mib,
+            self.vcpus - other.vcpus,
+            self.machines - other.machines,
+        )
+
+    def clamped(self) -> Resources:
+        """Return the same amounts, with 0 instead of negative ones."""
+        return Resources(max(self.memory_mib, 0), max(self.vcpus, 0), max(self.machines, 0))
+
+    def covers(self, other: Resources) -> bool:
+        """Check that `other` is no larger in any respect."""
+        return (
+            other.memory_mib <= self.memory_mib
+            and other.vcpus <= self.vcpus
+            and other.machines <= self.machines
+        )
+
+    def __str__(self) -> str:
+        return f"{self.memory_mib} MiB and {self.vcpus} vCPUs"
+
+
+@dataclass(frozen=True, slots=True)
 class VmHost:
     """Row of `hosts`: a host agent and its capacity."""
 
@@ -145,6 +188,11 @@ class VmHost:
     seen_at: datetime | None
     """Time of its last answer. None: it never answered, and gets no machines."""
     created_at: datetime
+
+    @property
+    def capacity(self) -> Resources:
+        """Amounts for all of its machines together."""
+        return Resources(self.memory_mib, self.vcpus, self.max_machines)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from polydev.shared.domain import (
     MachineKind,
     MachineSize,
     MachineState,
+    Resources,
     User,
     UserId,
     VmId,
@@ -90,8 +91,8 @@ async def test_concurrent_placements_fill_hosts_exactly(database: Database) -> N
     assert sorted(str(it) for it in placed if it is not None) == ["a"] * 4 + ["b"] * 4
     async with database.read() as connection:
         assert await capacity.get_taken_by_host(connection) == {
-            "a": (4096, 4, 4),
-            "b": (4096, 4, 4),
+            "a": Resources(4096, 4, 4),
+            "b": Resources(4096, 4, 4),
         }
 
 

@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polydev.controller.placement import Fleet, Resources
+from polydev.controller.placement import Fleet
 from polydev.controller.placement.fleet import MIN_DISK_FREE_MIB
-from polydev.shared.domain import HostId, HostState, MachineSize, VmHost
+from polydev.shared.domain import HostId, HostState, MachineSize, Resources, VmHost
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 UNSEEN_LIMIT_S = 20.0

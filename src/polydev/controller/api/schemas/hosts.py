@@ -10,7 +10,7 @@ from pydantic import Field
 
 from polydev.controller.api.http.path_params import FreeText
 from polydev.controller.api.schemas.base import RequestModel, ResponseModel
-from polydev.shared.domain import HostState, VmHost
+from polydev.shared.domain import HostState, Resources, VmHost
 
 
 class HostView(ResponseModel):
@@ -29,17 +29,15 @@ class HostView(ResponseModel):
     seenAt: datetime | None = Field(description="Last answer; null: never")
 
     @classmethod
-    def of(cls, host: VmHost, taken: tuple[int, int, int]) -> HostView:
-        """`taken`: memory in MiB, virtual processors and machines."""
-        memory_mib, vcpus, machines = taken
+    def of(cls, host: VmHost, taken: Resources) -> HostView:
         return cls(
             hostId=host.host_id,
             state=host.state,
             memoryMib=host.memory_mib,
             vcpus=host.vcpus,
-            memoryTakenMib=memory_mib,
-            vcpusTaken=vcpus,
-            machines=machines,
+            memoryTakenMib=taken.memory_mib,
+            vcpusTaken=taken.vcpus,
+            machines=taken.machines,
             driver=host.driver,
             accelerator=host.accelerator,
             version=host.version,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from polydev.controller.placement import Fleet, Resources
+from polydev.controller.placement import Fleet
 from polydev.controller.store.queries.connect import sessions
 from polydev.controller.store.queries.connect.sessions import QueuedSession
 from polydev.controller.store.queries.machines import hibernation, machines
@@ -23,6 +23,7 @@ from polydev.shared.domain import (
     Machine,
     MachineKind,
     MachineState,
+    Resources,
     SessionId,
     UserId,
     VmId,

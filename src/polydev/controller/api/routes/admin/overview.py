@@ -28,7 +28,7 @@ from polydev.controller.api.schemas.machines import PlacedMachine
 from polydev.controller.store.queries.connect import sessions
 from polydev.controller.store.queries.machines import capacity, hosts, machines
 from polydev.controller.store.queries.system import audit
-from polydev.shared.domain import AuditEntry, HostId, HostState, SessionId, UserId, VmId
+from polydev.shared.domain import AuditEntry, HostId, HostState, Resources, SessionId, UserId, VmId
 from polydev.shared.errors import (
     HostInUse,
     IdempotencyConflict,
@@ -53,8 +53,6 @@ HostIdInPath = Annotated[
 ]
 OfUser = Annotated[IdText | None, Query(alias="userId", description="Only those of this user")]
 
-_NO_USAGE = (0, 0, 0)
-
 
 @router.get("/hosts", responses=problem_responses())
 async def list_hosts(caller: AdminCaller, services: ServicesDep) -> list[HostView]:
@@ -62,7 +60,7 @@ async def list_hosts(caller: AdminCaller, services: ServicesDep) -> list[HostVie
     async with services.database.read() as connection:
         rows = await hosts.list_all(connection)
         taken = await capacity.get_taken_by_host(connection)
-    return [HostView.of(row, taken.get(row.host_id, _NO_USAGE)) for row in rows]
+    return [HostView.of(row, taken.get(row.host_id, Resources())) for row in rows]
 
 
 @router.post("/hosts/{hostId}/drain", responses=problem_responses(NoSuchHost, IdempotencyConflict))
@@ -164,4 +162,4 @@ async def _set_host_state(
         await audit.record(connection, entry)
         host = await hosts.get(connection, HostId(host_id))
         taken = await capacity.get_taken_by_host(connection)
-    return HostView.of(host, taken.get(host.host_id, _NO_USAGE))
+    return HostView.of(host, taken.get(host.host_id, Resources()))

@@ -11,7 +11,15 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.controller.store.tables import GONE_STATES, auth_sessions, vms
-from polydev.shared.domain import HostId, MachineKind, MachineState, SessionStatus, Usage, UserId
+from polydev.shared.domain import (
+    HostId,
+    MachineKind,
+    MachineState,
+    Resources,
+    SessionStatus,
+    Usage,
+    UserId,
+)
 
 _ALIVE = vms.c.status.not_in(GONE_STATES)
 _HOLDS = vms.c.status.in_([state for state in MachineState if state.holds_memory])
@@ -21,8 +29,8 @@ def _sum(column: sa.Column[int]) -> sa.ColumnElement[int]:
     return sa.func.coalesce(sa.func.sum(sa.case((_HOLDS, column), else_=0)), 0)
 
 
-async def get_taken_by_host(connection: AsyncConnection) -> dict[HostId, tuple[int, int, int]]:
-    """Return memory in MiB, vCPUs and number of machines per host."""
+async def get_taken_by_host(connection: AsyncConnection) -> dict[HostId, Resources]:
+    """Return what machines take of each host."""
     query = (
         sa.select(
             vms.c.host_id,
@@ -34,7 +42,7 @@ async def get_taken_by_host(connection: AsyncConnection) -> dict[HostId, tuple[i
         .group_by(vms.c.host_id)
     )
     return {
-        HostId(row.host_id): (int(row.memory_mib), int(row.vcpus), int(row.machines))
+        HostId(row.host_id): Resources(int(row.memory_mib), int(row.vcpus), int(row.machines))
         for row in await connection.execute(query)
     }
 

@@ -20,7 +20,7 @@ from polydev.controller.store.tables import (
     vms,
 )
 from polydev.controller.telemetry.metrics import HostCapacity, RowCounts, Series
-from polydev.shared.domain import HostState, SessionStatus, VmHost, now
+from polydev.shared.domain import HostState, Resources, SessionStatus, VmHost, now
 
 _MIB = 1024 * 1024
 _NO_HOST = "none"
@@ -55,7 +55,7 @@ async def count_all(connection: AsyncConnection) -> RowCounts:
             sum(it for (_, status), it in sessions.items() if status == SessionStatus.QUEUED)
         ),
         hosts={
-            host.host_id: _host_load(host, taken.get(host.host_id, (0, 0, 0)), at)
+            host.host_id: _host_load(host, taken.get(host.host_id, Resources()), at)
             for host in await hosts.list_all(connection)
         },
         leases_s=[it for it in left_s if it > 0],
@@ -74,14 +74,14 @@ async def _count_by(
     return {tuple(map(str, row[:-1])): int(row[-1]) for row in found}
 
 
-def _host_load(host: VmHost, taken: tuple[int, int, int], at: datetime) -> HostCapacity:
-    memory_mib, vcpus, machines = taken
+def _host_load(host: VmHost, taken: Resources, at: datetime) -> HostCapacity:
+    free = (host.capacity - taken).clamped()
     return HostCapacity(
         memory_bytes=host.memory_mib * _MIB,
-        memory_free_bytes=max(host.memory_mib - memory_mib, 0) * _MIB,
+        memory_free_bytes=free.memory_mib * _MIB,
         vcpus=host.vcpus,
-        vcpus_free=max(host.vcpus - vcpus, 0),
-        machines=machines,
+        vcpus_free=free.vcpus,
+        machines=taken.machines,
         disk_free_bytes=host.disk_free_mib * _MIB,
         takes_machines=host.state is HostState.ACTIVE,
         silent_seconds=None if host.seen_at is None else (at - host.seen_at).total_seconds(),
