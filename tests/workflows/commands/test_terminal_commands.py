@@ -160,9 +160,9 @@ async def test_user_answers_permissions_and_stops_a_turn(here: World) -> None:
         it.type("write notes.txt: by hand\n")
         await it.until("Permission needed: ")
         await it.until("1  ")
-        await it.until("or Ctrl-C to stop: ")
+        await it.until("press Ctrl-C to stop: ")
         it.type("9\n")  # not an option: it asks again
-        await it.until("or Ctrl-C to stop: ")
+        await it.until("press Ctrl-C to stop: ")
         it.type("1\n")
         await it.until("\n> ")
         it.type("slowly: 400\n")
