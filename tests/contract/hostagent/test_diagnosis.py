@@ -232,4 +232,4 @@ async def test_nearly_full_disk_is_reported(size: str, inodes: int, message: str
         await agent.start("unshare", "-m", "--", "sh", "-ec", script, "sh")
         finding = failed_finding(await check_with_agent(agent), "disk space")
         assert message in finding.message
-        assert "Destroy machines" in finding.hint
+        assert "Destroy unused machines" in finding.hint
