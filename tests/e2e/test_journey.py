@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.vm, pytest.mark.clis, pytest.mark.timeout(1800)]
 CLIS = {it.id: it for it in all_providers() if it.id in ("claude_code", "codex")}
 CREDENTIALS = {name: it.credentials.path for name, it in CLIS.items()}
 STATUS = {name: it.status_argv for name, it in CLIS.items()}
-STEPS = LOGIN_STEPS
+STEPS = (*LOGIN_STEPS, "browser gone", "status", "chat")
 
 
 @pytest.fixture(scope="module")

@@ -80,7 +80,7 @@ def test_warm_browser_machine_connects_like_any_other(place: Place) -> None:
     assert checks["warm start"]["ok"]
     place.ok("connect", "codex")
     log = (place.state_dir / "logs" / "hostd.log").read_text()
-    assert re.search(r": (cloned|taken) warm in ", log)
+    assert re.search(r": (cloned|taken from standby) in ", log)
 
 
 def test_connect_with_json_prints_one_object(place: Place) -> None:
