@@ -176,7 +176,7 @@ async def check_full_disk(machine: MachineUnderTest) -> None:
     await machine.restart_agent_with_fault(f"{WRITER}:SnapshotWriter._write:before:3", "full")
     with pytest.raises(DiskFull) as raised:
         await machine.hibernate()
-    assert "No room" in raised.value.message
+    assert "No space left" in raised.value.message
     await machine.assert_is(RUNNING)
     await machine.assert_memory_retained()
 

@@ -186,7 +186,7 @@ async def test_unreadable_file_is_named(world: QemuWorld) -> None:
     spec = await small(world, STAY)
     spec.disk.chmod(0o600)
     os.chown(spec.disk, 0, 0)
-    with pytest.raises(VmmFailed, match=f"is not readable by the VMM's user {UID}"):
+    with pytest.raises(VmmFailed, match=f"is not readable by the VMM's user, {UID}"):
         await world.driver.launch(spec)
     assert left_in(spec.folder) == set()
 
