@@ -74,6 +74,7 @@ async def _run(settings: HostSettings) -> None:
         images = ImageStore(settings.images_dir)
         selected = await select(settings, partial(probe_files, images))
         capabilities = selected.driver.capabilities
+        provisioner = provisioner_for(selected.driver, settings, images)
         network = Network.from_settings(settings)
         closing.push_async_callback(network.close)
         await network.ensure()
@@ -90,7 +91,7 @@ async def _run(settings: HostSettings) -> None:
             log_archive=LogArchive(settings.logs_dir / "machines"),
             driver=selected.driver,
             network=network,
-            provisioner=provisioner_for(selected.driver, settings, images),
+            provisioner=provisioner,
             memory_keys=MemoryKeys.for_state(settings.state_dir, settings.memory_key_dir),
             admission=offered.admission(settings),
         )

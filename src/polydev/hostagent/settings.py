@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -84,7 +85,7 @@ class NetworkSettings(Settings):
 class VmmSettings(Settings):
     """The hypervisor and its limits per machine."""
 
-    driver: str = Field("auto", pattern=f"^({'|'.join(('auto', *find(DRIVERS)))})$")
+    driver: str = Field("auto", pattern=f"^({'|'.join(map(re.escape, ('auto', *find(DRIVERS))))})$")
     """`auto` takes Firecracker if a guest runs under it, else QEMU. `simulated` runs no guest; it
     is for load tests."""
     simulation: dict[str, str | float | bool] = Field(default_factory=dict)

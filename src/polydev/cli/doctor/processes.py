@@ -18,7 +18,7 @@ from polydev.cli.supervisor.supervisor import last_log_line
 from polydev.hostagent.network import Network
 from polydev.hostagent.settings import HostSettings
 from polydev.shared.domain import Finding
-from polydev.shared.errors import HostUnreachable
+from polydev.shared.errors import Failed, HostUnreachable
 from polydev.shared.host_client import Host
 
 _AGENT_LIMIT_S = 15.0
@@ -68,12 +68,12 @@ async def host(settings: HostSettings) -> Sequence[Finding]:
             health = await agent.health()
             message = f"Answers at {settings.host_socket}: {health.driver} ({health.accelerator})"
             return [Finding("host agent", True, message), *(await agent.diagnosis()).findings]
-    except HostUnreachable as error:
+    except (HostUnreachable, Failed) as error:
         silence = _silence(settings, error)
     return [silence, *await _without_agent(settings)]
 
 
-def _silence(settings: HostSettings, error: HostUnreachable) -> Finding:
+def _silence(settings: HostSettings, error: HostUnreachable | Failed) -> Finding:
     socket = settings.host_socket
     if os.geteuid() != 0 and not os.access(socket, os.W_OK):
         message = f"Not checked: only root can open {socket}, or it is missing"

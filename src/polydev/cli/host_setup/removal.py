@@ -46,14 +46,13 @@ async def uninstall(
 async def _end_machines(settings: HostSettings, terminal: Terminal, *, purge: bool) -> None:
     # Machines that the agent cannot stop are killed with the network.
     with suppress(PolydevError):
-        async with Host(settings.host_socket) as host:
+        async with Host(settings.host_socket, timeout_s=local_agent.ANSWER_LIMIT_S) as host:
             found = await host.inventory()
+            end = local_agent.destroy_machine if purge else _stop
             for vm_id in found.machines if purge else sorted(found.processes):
-                async with terminal.step(f"{'Destroying' if purge else 'Stopping'} {vm_id}"):
-                    if purge:
-                        await local_agent.destroy_machine(host, vm_id)
-                    else:
-                        await _stop(host, vm_id)
+                with suppress(PolydevError):
+                    async with terminal.step(f"{'Destroying' if purge else 'Stopping'} {vm_id}"):
+                        await end(host, vm_id)
 
 
 async def _stop(host: Host, vm_id: str) -> None:

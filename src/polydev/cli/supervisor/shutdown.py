@@ -70,10 +70,11 @@ def _remove_state(settings: HostSettings) -> None:
 async def _destroy_machines(settings: HostSettings, terminal: Terminal) -> None:
     # The rest of the purge removes machines that the agent cannot destroy.
     with suppress(PolydevError):
-        async with Host(settings.host_socket) as host:
+        async with Host(settings.host_socket, timeout_s=local_agent.ANSWER_LIMIT_S) as host:
             for vm_id in (await host.inventory()).machines:
-                async with terminal.step(f"Destroying {vm_id}"):
-                    await local_agent.destroy_machine(host, vm_id)
+                with suppress(PolydevError):
+                    async with terminal.step(f"Destroying {vm_id}"):
+                        await local_agent.destroy_machine(host, vm_id)
 
 
 async def kill_in_namespace(netns: str) -> None:

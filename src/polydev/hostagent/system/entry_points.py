@@ -31,7 +31,10 @@ def _declared(pyproject: Path) -> dict[str, dict[str, str]] | None:
     """Read the groups that a checkout declares; None if there is no checkout of Polydev."""
     if not pyproject.is_file():
         return None
-    project = tomllib.loads(pyproject.read_text()).get("project", {})
+    try:
+        project = tomllib.loads(pyproject.read_text()).get("project", {})
+    except (OSError, ValueError):
+        return None
     if project.get("name") != "polydev":
         return None
     groups: dict[str, dict[str, str]] = project.get("entry-points", {})

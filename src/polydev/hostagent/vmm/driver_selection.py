@@ -16,6 +16,7 @@ from polydev.hostagent.system.entry_points import DRIVERS, find
 from polydev.hostagent.vmm.boot_files import BootFiles
 from polydev.hostagent.vmm.contract import Capabilities, Driver, Probe
 from polydev.hostagent.vmm.leftovers import end_leftovers
+from polydev.shared.errors import BadSettings
 
 log = logging.getLogger("polydev.hostagent")
 
@@ -88,5 +89,8 @@ async def select_real(wanted: str, firecracker: Driver, qemu: Driver) -> tuple[D
 
 
 def _load(name: str) -> type[Driver]:
-    driver: type[Driver] = find(DRIVERS)[name].load()
+    entry = find(DRIVERS).get(name)
+    if entry is None:
+        raise BadSettings(f"This installation of Polydev has no driver named {name}")
+    driver: type[Driver] = entry.load()
     return driver

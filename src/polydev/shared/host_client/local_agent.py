@@ -9,11 +9,13 @@ from __future__ import annotations
 import uuid
 from pathlib import Path
 
-from polydev.shared.errors import HostUnreachable
+from polydev.shared.errors import Failed, HostUnreachable
 from polydev.shared.host_client.client import Host
 from polydev.shared.host_protocol import DestroyMachine, StopMachine
 
-_OPERATION_LIMIT_S = 120.0
+ANSWER_LIMIT_S = 120.0
+"""Limit of one answer for commands that stop everything: the host may be busy."""
+_OPERATION_LIMIT_S = 600.0
 _HEALTH_LIMIT_S = 5.0
 
 
@@ -32,6 +34,6 @@ async def answers(socket: Path) -> bool:
     try:
         async with Host(socket, timeout_s=_HEALTH_LIMIT_S) as host:
             await host.health()
-    except HostUnreachable:
+    except (HostUnreachable, Failed):  # nothing listens, or something else
         return False
     return True

@@ -53,11 +53,11 @@ class Jwks:
         """Return the signing key. Raises IssuerUnreachable if no fetch ever succeeded."""
         if time.monotonic() - self._fetched_at > _MAX_AGE_S:
             await self._refresh()
-        document = self._known(algorithm, key_id)
-        if document is None:
+        key = self._known(algorithm, key_id)
+        if key is None:
             await self._refresh()
-            document = self._known(algorithm, key_id)
-        return document
+            key = self._known(algorithm, key_id)
+        return key
 
     def _known(self, algorithm: str, key_id: str | None) -> Key | None:
         kind = PUBLIC_ALGORITHMS[algorithm]

@@ -193,8 +193,8 @@ def new_browser_secret() -> str:
 def _derive(secret: str, purpose: str) -> str:
     """Derive 43 characters that reveal neither the secret nor each other."""
     key = secret.encode("utf-8", "surrogatepass")
-    document = hmac.digest(key, f"polydev oidc {purpose}".encode(), hashlib.sha256)
-    return base64.urlsafe_b64encode(document).decode().rstrip("=")
+    derived = hmac.digest(key, f"polydev oidc {purpose}".encode(), hashlib.sha256)
+    return base64.urlsafe_b64encode(derived).decode().rstrip("=")
 
 
 def _parse_discovery(document: dict[str, Any], issuer: str) -> _Discovery:

@@ -22,10 +22,10 @@ class ConcurrencyLimit:
     """A limit on one kind of request, counted per user."""
 
     def __init__(self, limit: int, label: str, *, include_administrators: bool = False) -> None:
-        """Set the limit; `what` names these requests in the error message."""
+        """`label` names these requests in the error message."""
         self.limit = limit
         self._include_administrators = include_administrators
-        self._what = label
+        self._label = label
         self._counts: Counter[UserId] = Counter()
 
     @contextmanager
@@ -37,7 +37,7 @@ class ConcurrencyLimit:
         user_id = caller.user_id
         if self._counts[user_id] >= self.limit:
             raise TooManyRequests(
-                f"You have {self.limit} {self._what} open already",
+                f"You have {self.limit} {self._label} open already",
                 hint="Close one, or wait until one ends",
                 retry_after_s=_RETRY_AFTER_S,
             )

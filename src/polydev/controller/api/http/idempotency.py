@@ -143,8 +143,8 @@ async def _release(database: Database, claim: idempotency_keys.KeyClaim) -> None
 
 
 async def _digest(request: Request) -> str:
-    request_claim = hashlib.sha256()
+    digest = hashlib.sha256()
     for part in (request.method, request.url.path, request.url.query):
-        request_claim.update(part.encode() + b"\n")
-    request_claim.update(await request.body())
-    return request_claim.hexdigest()
+        digest.update(part.encode() + b"\n")
+    digest.update(await request.body())
+    return digest.hexdigest()

@@ -107,11 +107,11 @@ class Reconciler:
         """Restart missing workflows of sessions. Fail sessions whose workflow has ended."""
         async with self.database.read() as connection:
             live = await sessions.list_live(connection)
-        list_active = set[str]()
+        active = set[str]()
         for workflow in (CONNECT, CONNECT_BY_KEY) if live else ():
-            list_active |= await self.engine.list_active(workflow)
+            active |= await self.engine.list_active(workflow)
         for session in live:
-            if session.session_id in list_active:
+            if session.session_id in active:
                 continue
             workflow = workflow_for(session)
             if not await self.engine.has_ended(workflow, session.session_id):

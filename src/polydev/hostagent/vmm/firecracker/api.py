@@ -37,9 +37,13 @@ Body: TypeAlias = Mapping[str, object]
 class ApiError(VmmFailed):
     """Firecracker answered with an error."""
 
+    code = VmmFailed.code
+
 
 class NotListening(VmmFailed):
     """Nothing listens on the socket: not yet, or no longer."""
+
+    code = VmmFailed.code
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,11 +86,11 @@ async def release(connection: AsyncConnection, claim: KeyClaim) -> None:
 
 
 async def prune(
-    connection: AsyncConnection, previous: datetime, user_id: UserId | None = None
+    connection: AsyncConnection, before: datetime, user_id: UserId | None = None
 ) -> None:
-    """Delete old keys of a user, or of all users."""
+    """Delete keys of a user, or of all users, that are older than `before`."""
     owned = () if user_id is None else (keys.c.user_id == user_id,)
-    await connection.execute(sa.delete(keys).where(keys.c.created_at < previous, *owned))
+    await connection.execute(sa.delete(keys).where(keys.c.created_at < before, *owned))
 
 
 async def _take_new(connection: AsyncConnection, claim: KeyClaim) -> KeyClaim | PreviousRequest:

@@ -2,7 +2,8 @@
 //
 // `data-fragment="/fragments/home"` is the part's address. It is fetched after the events in
 // `data-refresh-on="session machine"`, every `data-refresh-every` seconds, and at once with
-// `data-load`. The new content is morphed in, so that the focus and the scroll position stay.
+// `data-load`; these two only for elements of the first page. The new content is morphed in, so that
+// the focus and the scroll position stay.
 
 import { Idiomorph } from "../vendor/idiomorph/idiomorph.js";
 import { goToSignIn } from "./api.js";
@@ -10,6 +11,7 @@ import { KINDS } from "./events.js";
 import { updateTimes } from "./format.js";
 
 const BATCH_MS = 100; // events of one change arrive together
+const OWN_PAGE = /^\/(?![\/\\])/; // a path of this site, not `//host`
 const fetching = new WeakSet();
 const outdated = new WeakSet();
 const scheduled = new WeakSet();
@@ -19,7 +21,7 @@ export async function fetchFragment(url) {
   const response = await fetch(url, { cache: "no-store" });
   const target = response.headers.get("Polydev-Redirect");
   if (response.status === 401) goToSignIn();
-  else if (target) location.assign(target);
+  else if (target && OWN_PAGE.test(target)) location.assign(target);
   else if (response.ok) return response.text();
   else throw new Error(`${url}: ${response.status}`);
   return null;
