@@ -1,7 +1,6 @@
 """Wire protocol between controller and host agent, as pydantic models.
 
-`shared.host_client` is the client, `hostagent.server` the server; neither imports the other. HTTP
-over a Unix socket; streams are WebSockets over the same socket.
+Client: `shared.host_client`; server: `hostagent.server`. HTTP and WebSockets over a Unix socket.
 
     GET  /health                                  Health
     PUT  /operations/{operation_id}               Operation -> OperationView (idempotent)
@@ -22,11 +21,9 @@ over a Unix socket; streams are WebSockets over the same socket.
     POST /sweep                                   Swept: removed what belonged to no machine
     GET  /diagnosis                               Diagnosis
     GET  /warm                                    WarmView
-    POST /warm                                    WarmShape -> WarmView: create the template of
-                                                  warm browser machines
+    POST /warm                                    WarmShape -> WarmView: create the template
 
-In `folder`, `move` and `content`, a path is percent-encoded bytes. These calls serve the file
-browser of a running machine and stream files of any size.
+In `folder`, `move` and `content`, a path is percent-encoded bytes; files are streamed.
 
 Errors are `{"code", "message", "hint"}` with the kind's status (errors.py).
 
