@@ -1,3 +1,3 @@
-"""Polydev: a private microVM per person for AI coding CLIs, and a way to log them in there."""
+"""Polydev: a private microVM per user for AI coding CLIs, with logins and chats."""
 
 __version__ = "0.1.0"

@@ -67,7 +67,7 @@ class MachineState(StrEnum):
 
     @property
     def is_usable(self) -> bool:
-        """It runs, or resumes by itself when somebody uses it."""
+        """It runs, or resumes on use."""
         return self.is_up or self.is_hibernated
 
     @property

@@ -12,7 +12,7 @@ from polydev.shared.domain.ids import SessionId, UserId, VmId
 
 
 class StepName(StrEnum):
-    """A step of a workflow, with the label that people read."""
+    """A step of a workflow, with the label that users read."""
 
     label: str
 

@@ -26,7 +26,7 @@ READ_BY_SETTINGS = {
     "machines_cgroup": "cgroup",
 }
 NOT_NEEDED = {"supabase_service_key"}
-"""SPEC section 7 names it; a project's access tokens are checked without it."""
+"""Accepted for compatibility: a project's access tokens are checked without it."""
 
 
 @pytest.mark.parametrize("name", sorted(FIELDS - NOT_NEEDED))

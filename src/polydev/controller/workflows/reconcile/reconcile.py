@@ -156,7 +156,7 @@ class Reconciler:
             log.info("%s will be destroyed when host %s is back", row.vm_id, row.host_id)
 
     async def _mark_if_unused(self, row: Machine) -> bool:
-        """Set a machine to `destroying` if its session ended and nobody uses it."""
+        """Set a machine to `destroying` if its session ended and it is unused."""
         if row.session_id is None:
             return False
         async with self.database.write() as connection:
