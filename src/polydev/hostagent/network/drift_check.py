@@ -160,7 +160,7 @@ def _foreign_tables(found: nft_diff.Tables, ours: nft_diff.Tables) -> Iterable[s
     return [
         f"another program added table {' '.join(name)}"
         for name, table in found.items()
-        if name not in ours and nft_diff.has_hooks(table)
+        if name not in ours and table.has_hooks
     ]
 
 

@@ -8,12 +8,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 _IDENTITY = frozenset({"handle", "index", "table", "family"})
 
-Table = dict[str, str]
-"""Maps chains, sets and elements by name to their content."""
+
+@dataclass(slots=True)
+class Table:
+    """Content of a table."""
+
+    items: dict[str, str] = field(default_factory=dict)
+    """Maps chains, sets and elements by name to their content."""
+    has_hooks: bool = False
+    """Packets pass through the table: a chain of it is a base chain."""
+
+
 Tables = dict[tuple[str, str], Table]
 """Maps tables by family and name."""
 
@@ -25,13 +35,8 @@ def parse(listing: str) -> Tables:
         [(kind, value)] = entry.items()
         if kind != "metainfo":
             name = value["name"] if kind == "table" else value["table"]
-            _add(tables.setdefault((value["family"], name), {}), kind, value)
+            _add(tables.setdefault((value["family"], name), Table()), kind, value)
     return tables
-
-
-def has_hooks(table: Table) -> bool:
-    """Return True if packets pass through the table."""
-    return any('"hook"' in content for content in table.values())
 
 
 def differences(expected: Tables, found: Tables) -> Iterator[str]:
@@ -41,27 +46,30 @@ def differences(expected: Tables, found: Tables) -> Iterator[str]:
         if key not in found:
             yield f"table {name} is gone (another program flushed the rules)"
             continue
-        for item in sorted(table.keys() | found[key].keys()):
-            if item not in found[key]:
+        wanted, actual = table.items, found[key].items
+        for item in sorted(wanted.keys() | actual.keys()):
+            if item not in actual:
                 yield f"table {name}: {item} is missing"
-            elif item not in table:
+            elif item not in wanted:
                 yield f"table {name}: another program added {item}"
-            elif table[item] != found[key][item]:
+            elif wanted[item] != actual[item]:
                 yield f"table {name}: {item} was changed"
 
 
 def _add(table: Table, kind: str, value: dict[str, Any]) -> None:
+    items = table.items
     match kind:
         case "chain":
-            table[f"chain {value['name']}"] = _canonical(value)
+            items[f"chain {value['name']}"] = _canonical(value)
+            table.has_hooks = table.has_hooks or "hook" in value
         case "rule":
             chain = f"chain {value['chain']}"
-            table[chain] = table.get(chain, "") + _canonical(value["expr"])
+            items[chain] = items.get(chain, "") + _canonical(value["expr"])
         case "set" | "map":
-            table[f"set {value['name']}"] = _canonical(value | {"elem": None})
+            items[f"set {value['name']}"] = _canonical(value | {"elem": None})
             if "dynamic" not in value.get("flags", ()):
                 for element in value.get("elem", []):
-                    table[f"{_element_text(element)} in set {value['name']}"] = ""
+                    items[f"{_element_text(element)} in set {value['name']}"] = ""
 
 
 def _canonical(value: object) -> str:
