@@ -167,18 +167,13 @@ async def test_live_view_reconnects_with_a_new_ticket(place: tuple[World, Visit]
     session_id = await _connect(visit)
     page = visit.page
     await _until_live(page)
-    await world.controller.kill()
-    await expect(page.locator("#screen-state")).to_have_text("Interrupted")
-    await world.controller.start()
-    await expect(page.locator("#screen-state")).to_have_text("Live", timeout=SLOW_MS)
+    async with visit.server_outage():
+        await world.controller.kill()
+        await expect(page.locator("#screen-state")).to_have_text("Interrupted")
+        await world.controller.start()
+        await expect(page.locator("#screen-state")).to_have_text("Live", timeout=SLOW_MS)
     await _click_inside(page)
     assert await heard_by_screen(world.controller.host(), session_id, 1)
-    visit.faults[:] = [it for it in visit.faults if not _is_of_the_outage(it)]
-
-
-def _is_of_the_outage(fault: str) -> bool:
-    """True for console messages of the browser about an unreachable server."""
-    return "ERR_CONNECTION_" in fault or "ERR_INCOMPLETE" in fault or "WebSocket" in fault
 
 
 async def test_cancelling_asks_first_and_offers_a_retry(

@@ -93,16 +93,14 @@ async def test_terminal_reconnects_with_its_screen(world: World, chromium: Chrom
         await until_shown(page, f"{rows} ")
         await visit.assert_accessible()
 
-        await world.controller.kill()
-        await expect(page.locator("[data-state]")).to_have_text("Reconnecting")
-        await world.controller.start()
-        await expect(page.locator("[data-state]")).to_have_text("Connected", timeout=40_000)
+        async with visit.server_outage():
+            await world.controller.kill()
+            await expect(page.locator("[data-state]")).to_have_text("Reconnecting")
+            await world.controller.start()
+            await expect(page.locator("[data-state]")).to_have_text("Connected", timeout=40_000)
         await until_shown(page, "Grüße")
         await page.keyboard.type("echo back\n")
         await until_shown(page, "back")
-        away = [it for it in visit.faults if "ERR_CONNECTION" in it or "INCOMPLETE_CHUNKED" in it]
-        assert visit.faults == away  # nothing but that the controller was away
-        visit.faults.clear()
 
         await page.get_by_role("link", name="Terminal 2").click()
         await until_shown(page, "$")

@@ -133,6 +133,7 @@ class Visit:
         self.page = page
         self.url = url
         self.faults: list[str] = []
+        self._is_server_down = False
         self._watch(page)
         context.on("page", self._watch)
 
@@ -174,10 +175,24 @@ class Visit:
 
     async def assert_faultless(self) -> None:
         """Check that no page had faults."""
-        with suppress(Exception):  # let the page report pending faults
+        await self._receive_pending_faults()
+        assert not self.faults, "\n".join(self.faults)
+
+    @asynccontextmanager
+    async def server_outage(self) -> AsyncIterator[None]:
+        """Accept that requests to the site fail inside the block: its server is down meanwhile."""
+        self._is_server_down = True
+        try:
+            yield
+            await self._receive_pending_faults()
+        finally:
+            self._is_server_down = False
+
+    async def _receive_pending_faults(self) -> None:
+        """Wait until the page answers: what it reported before has arrived then."""
+        with suppress(Exception):
             async with _with_stall_limit("answer"):
                 await self.page.evaluate("1")
-        assert not self.faults, "\n".join(self.faults)
 
     def _watch(self, page: Page) -> None:
         page.on("console", self._console)
@@ -192,6 +207,8 @@ class Visit:
         # The console tells every answer that is no success; `_response` knows which are faults.
         if re.match("Failed to load resource: the server responded", message.text):
             return
+        if self._is_server_down and is_failed_connection(message.text, where, self.url):
+            return
         self.faults.append(f"console {message.type}: {message.text} at {where}")
 
     def _request(self, request: Request) -> None:
@@ -205,6 +222,16 @@ class Visit:
         is_file = path.startswith(("/static/", "/fragments/")) or path == "/favicon.ico"
         if response.status >= 500 or (is_file and response.status >= 400):
             self.faults.append(f"{response.status} for {path}")
+
+
+def is_failed_connection(text: str, where: str, site: str) -> bool:
+    """True for a console message about a connection to `site` that failed or broke.
+
+    Chromium has a code for each moment: refused, reset, closed, without an answer, in its middle.
+    """
+    if text.startswith("Failed to load resource: net::ERR_"):
+        return where.startswith(f"{site}/")
+    return text.startswith(f"WebSocket connection to 'ws{site.removeprefix('http')}/")
 
 
 def packages() -> Path:
