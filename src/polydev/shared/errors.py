@@ -1,16 +1,16 @@
 """All errors that Polydev raises on purpose, as one tree.
 
     PolydevError
-    ├── Invalid       the request cannot be valid              (413, 422)
-    ├── Refused       the caller may not do this               (401, 403, 429)
-    ├── Missing       the named object does not exist          (404)
-    ├── Conflict      the object's state does not allow this   (409)
-    ├── Unavailable   not possible now; worth a retry          (503)
-    └── Failed        an attempt failed and was reverted       (502)
+    ├── Invalid       the request cannot be valid
+    ├── Refused       the caller may not do this
+    ├── Missing       the named object does not exist
+    ├── Conflict      the object's state does not allow this
+    ├── Unavailable   not possible now; worth a retry
+    └── Failed        an attempt failed and was reverted
 
-The class determines the stable `code`; its kind determines the HTTP status. The message says what
-happened and to which object; the hint says what to do. Foreign exceptions are translated into these
-where they enter. No error text contains a secret.
+The class determines the stable `code` and the HTTP status, which most classes inherit from their
+kind. The message says what happened and to which object; the hint says what to do. Foreign
+exceptions are translated into these where they enter. No error text contains a secret.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ class PolydevError(Exception):
     """Base of the tree: `str(error)` says what happened, `hint` what to do."""
 
     code: ClassVar[str] = "error"
+    http_status: ClassVar[int] = 500
 
     def __init_subclass__(cls) -> None:
         if "code" not in cls.__dict__:
@@ -50,25 +51,37 @@ def _rebuild(kind: type[PolydevError], message: str, hint: str) -> PolydevError:
 class Invalid(PolydevError):
     """The request cannot be valid; repeating it will not help."""
 
+    http_status = 422
+
 
 class Refused(PolydevError):
     """The caller is not allowed to do this."""
+
+    http_status = 403
 
 
 class Missing(PolydevError):
     """The named object does not exist."""
 
+    http_status = 404
+
 
 class Conflict(PolydevError):
     """The object exists, but its state does not allow this."""
+
+    http_status = 409
 
 
 class Unavailable(PolydevError):
     """Not possible now; the caller or the workflow retries."""
 
+    http_status = 503
+
 
 class Failed(PolydevError):
     """An attempt failed and was reverted."""
+
+    http_status = 502
 
 
 class BadSettings(Invalid):
@@ -98,6 +111,8 @@ class BadRequest(Invalid):
 class TooLarge(Invalid):
     """The request has too many bytes or header fields."""
 
+    http_status = 413
+
 
 class PasteRefused(Invalid):
     """The pasted text is not a code or callback URL of this login."""
@@ -114,6 +129,8 @@ class PasswordRefused(Invalid):
 class NotSignedIn(Refused):
     """There is no token, or an unknown one."""
 
+    http_status = 401
+
 
 class NotAllowed(Refused):
     """The caller is signed in but may not do this."""
@@ -129,6 +146,8 @@ class QuotaExceeded(Refused):
 
 class TooManyRequests(Refused):
     """Rate limit reached; `retry_after_s` says when to retry."""
+
+    http_status = 429
 
     def __init__(self, message: str, *, hint: str = "", retry_after_s: int = 1) -> None:
         super().__init__(message, hint=hint)

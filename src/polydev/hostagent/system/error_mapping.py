@@ -8,33 +8,20 @@ from __future__ import annotations
 import errno
 import logging
 
-from polydev.shared.errors import (
-    Conflict,
-    DiskFull,
-    Failed,
-    Invalid,
-    Missing,
-    PolydevError,
-    Refused,
-    Unavailable,
-)
+from polydev.shared.errors import DiskFull, Failed, PolydevError
 from polydev.shared.host_protocol import Problem
 
 log = logging.getLogger("polydev.hostagent")
 
-_STATUS: tuple[tuple[type[PolydevError], int], ...] = (
-    (Invalid, 422),
-    (Refused, 403),
-    (Missing, 404),
-    (Conflict, 409),
-    (Unavailable, 503),
-    (Failed, 502),
-)
-
 
 def status_of(error: PolydevError) -> int:
-    """Return the HTTP status of an error's kind."""
-    return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+    """Return the HTTP status of an error's kind.
+
+    So TooLarge is a 422, and NotSignedIn and TooManyRequests are 403, unlike in the controller's
+    API. Clients of this wire tell errors apart by their code.
+    """
+    kinds = PolydevError.__subclasses__()
+    return next((kind.http_status for kind in kinds if isinstance(error, kind)), error.http_status)
 
 
 def as_polydev_error(error: BaseException) -> PolydevError:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
 
-from polydev.controller.api.http.errors import PROBLEM_JSON, status_for
+from polydev.controller.api.http.errors import PROBLEM_JSON
 from polydev.shared.errors import (
     BadRequest,
     DatabaseUnavailable,
@@ -77,7 +77,7 @@ def public_problem_responses(*errors: type[PolydevError]) -> Responses:
     by_status: dict[int, list[type[PolydevError]]] = {}
     all_errors: tuple[type[PolydevError], ...] = (*_COMMON_ERRORS, *errors)
     for kind in dict.fromkeys(all_errors):
-        by_status.setdefault(status_for(kind), []).append(kind)
+        by_status.setdefault(kind.http_status, []).append(kind)
     return {status: _response(status, kinds) for status, kinds in sorted(by_status.items())}
 
 

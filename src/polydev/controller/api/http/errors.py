@@ -1,7 +1,7 @@
 """Turn errors into problem documents (RFC 9457) and HTTP statuses.
 
-The base class of an error decides the status. Unexpected exceptions are answered without their
-text, since it may hold a secret.
+The class of an error decides the status. Unexpected exceptions are answered without their text,
+since it may hold a secret.
 """
 
 from __future__ import annotations
@@ -17,19 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from polydev.shared.errors import (
-    BadRequest,
-    Conflict,
-    Failed,
-    Invalid,
-    Missing,
-    NotSignedIn,
-    PolydevError,
-    Refused,
-    TooLarge,
-    TooManyRequests,
-    Unavailable,
-)
+from polydev.shared.errors import BadRequest, PolydevError, TooManyRequests, Unavailable
 from polydev.shared.host_protocol import Problem
 
 log = logging.getLogger("polydev.controller.api")
@@ -39,18 +27,6 @@ _RETRY_AFTER_S = 5
 """The Retry-After of errors that are `Unavailable`."""
 _MAX_NAME = 200
 _FRAMES = 6
-
-_STATUSES: tuple[tuple[type[PolydevError], HTTPStatus], ...] = (
-    (NotSignedIn, HTTPStatus.UNAUTHORIZED),
-    (TooManyRequests, HTTPStatus.TOO_MANY_REQUESTS),
-    (TooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
-    (Invalid, HTTPStatus.UNPROCESSABLE_ENTITY),
-    (Refused, HTTPStatus.FORBIDDEN),
-    (Missing, HTTPStatus.NOT_FOUND),
-    (Conflict, HTTPStatus.CONFLICT),
-    (Unavailable, HTTPStatus.SERVICE_UNAVAILABLE),
-    (Failed, HTTPStatus.BAD_GATEWAY),
-)
 
 
 def install(app: FastAPI) -> None:
@@ -62,17 +38,9 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
-def status_for(error: type[PolydevError]) -> int:
-    """Return the HTTP status of an error class."""
-    return next(
-        (int(status) for kind, status in _STATUSES if issubclass(error, kind)),
-        int(HTTPStatus.INTERNAL_SERVER_ERROR),
-    )
-
-
 def problem_response(error: PolydevError) -> JSONResponse:
     """Return the response for an error."""
-    response = _response(status_for(type(error)), error.code, error.message, error.hint)
+    response = _response(error.http_status, error.code, error.message, error.hint)
     if isinstance(error, TooManyRequests):
         response.headers["Retry-After"] = str(max(1, error.retry_after_s))
     elif isinstance(error, Unavailable):
