@@ -144,7 +144,10 @@ def test_demo_refuses_an_unknown_provider_first(polydev: Typed) -> None:
     assert not (polydev.state_dir / "demo").exists()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="the check for root comes first")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="the check for root comes first")
+
+
+@as_root
 class TestUpAsRoot:
     def test_up_names_a_port_in_use(self, polydev: Typed) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -188,6 +191,13 @@ def test_unreachable_controller_is_one_line(polydev: Typed) -> None:
     assert_one_line(polydev("machine", "list", **token), "does not answer", hint)
     assert_one_line(polydev("connect", "codex", **token), "does not answer", hint)
     assert_one_line(polydev("chat", "codex", "Hello", **token), "does not answer", hint)
+
+
+@as_root
+def test_unreachable_host_agent_is_named_by_its_socket(polydev: Typed) -> None:
+    agent = str(polydev.state_dir / "sockets" / "hostd.sock")
+    ended = polydev("image", "warm", ENCRYPTION_KEY="k")
+    assert_one_line(ended, "The host agent does not answer", agent, "polydev doctor")
 
 
 def test_commands_before_the_first_start_have_a_hint(polydev: Typed) -> None:

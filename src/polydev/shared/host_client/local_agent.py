@@ -7,6 +7,8 @@ the controller.
 from __future__ import annotations
 
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from polydev.shared.errors import Failed, HostUnreachable
@@ -17,6 +19,19 @@ ANSWER_LIMIT_S = 120.0
 """Limit of one answer for commands that stop everything: the host may be busy."""
 _OPERATION_LIMIT_S = 600.0
 _HEALTH_LIMIT_S = 5.0
+
+
+@asynccontextmanager
+async def opened(host: Host) -> AsyncIterator[Host]:
+    """Open a client whose HostUnreachable names the agent's socket.
+
+    The controller's clients do not name it: their errors reach users who cannot see the host.
+    """
+    try:
+        async with host:
+            yield host
+    except HostUnreachable as error:
+        raise HostUnreachable(f"{error.message} at {host.socket}", hint=error.hint) from None
 
 
 async def destroy_machine(host: Host, vm_id: str) -> None:
