@@ -9,7 +9,7 @@ import platform
 import signal
 from pathlib import Path
 
-from postgres import a_cluster
+from postgres import running_cluster
 
 from bench.common import measure
 from bench.common.agent import running_agent
@@ -57,7 +57,7 @@ def load(effort: Effort) -> None:
     print(f"{sessions} concurrent connect sessions on a simulated host", flush=True)
     if not effort.is_trial:
         print(*asyncio.run(under_load(None, sessions)).rows(), sep="\n", flush=True)
-    with a_cluster(is_durable=True) as cluster:
+    with running_cluster(is_durable=True) as cluster:
         urls = (cluster.database(), cluster.database())
         print(*asyncio.run(under_load(urls, sessions)).rows(), sep="\n", flush=True)
 

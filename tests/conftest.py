@@ -10,8 +10,8 @@ from zlib import crc32
 import hypothesis
 import pytest
 import sqlite_template
-from browser import Chromium, a_chromium
-from postgres import Cluster, a_cluster
+from browser import Chromium, running_chromium
+from postgres import Cluster, running_cluster
 
 # A shell ignores SIGINT for background jobs, and programs inherit that. The tests interrupt the
 # commands under test, so restore the default.
@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Cluster]:
     """A PostgreSQL server for this test process."""
-    with a_cluster() as cluster:
+    with running_cluster() as cluster:
         yield cluster
 
 
@@ -84,5 +84,5 @@ def _sqlite(folder: Path) -> str:
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Chromium]:
     """A Chromium for this test process; each test opens its own windows."""
-    with a_chromium() as it:
+    with running_chromium() as it:
         yield it

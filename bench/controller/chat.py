@@ -23,7 +23,7 @@ from typing import cast
 import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
-from local_agents import VM_ID, LocalHost, LocalProcess, an_agent
+from local_agents import VM_ID, LocalHost, LocalProcess, provider_with_agent
 
 from polydev.controller.api.http.streams import SSE, ResourceStream
 from polydev.controller.api.schemas.chats import event_json
@@ -107,9 +107,8 @@ async def _measure(database: Database, pieces: int) -> list[float]:
         _direct_connection(pieces) as (direct_writer, reading),
     ):
         host = cast(Host, _CopyingHost(direct_writer))
-        agent = Agent(
-            host, VM_ID, an_agent(_AGENT_SCRIPT.format(pieces=pieces, pause_s=_PAUSE_S)), 60
-        )
+        script = _AGENT_SCRIPT.format(pieces=pieces, pause_s=_PAUSE_S)
+        agent = Agent(host, VM_ID, provider_with_agent(script), 60)
         agent.start(lambda _: None)
         listening = asyncio.create_task(_listen(port, pieces))
         flushing = asyncio.create_task(writer.flush_forever())

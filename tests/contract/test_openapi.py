@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import schemathesis
 from api_operations import operations
-from api_users import TestUser, a_user
+from api_users import TestUser, create_user
 from controller_process import TOKEN
-from controller_world import World, a_world
+from controller_world import World, open_world
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from hypothesis.strategies import SearchStrategy
@@ -137,10 +137,10 @@ def _check_problem(about: Mapping[str, Any], status: int, headers: Any, text: st
 
 @pytest.mark.parametrize("who", ["a user", "an administrator"])
 async def test_every_response_is_documented(who: str) -> None:
-    async with a_world() as world:
+    async with open_world() as world:
         await world.controller.start()
         document = await world.controller.ask("GET", "/openapi.json")
-        user = await a_user(world.controller, "fuzzed")
+        user = await create_user(world.controller, "fuzzed")
         ids = await _ids(world, user)
         _, token = await user.token("read", "connect", "machines", "chat", "account")
         how = {

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from browser import PHONE, Chromium, Visit, a_chromium
+from browser import PHONE, Chromium, Visit, running_chromium
 from playwright.async_api import Page, expect
 
 from e2e.by_hand import Hand
@@ -26,7 +26,7 @@ _API = """async ([method, path, body]) => {
 
 async def main(folder: Path, url: str, email: str, password: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    with a_chromium() as chromium:
+    with running_chromium() as chromium:
         async with chromium.visit(url) as visit:
             for name in ("sign-in", "sign-up"):
                 await visit.open(f"/{name}")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from setup_world import states, tree
-from systemd_world import SystemdWorld, a_systemd
+from systemd_world import SystemdWorld, running_systemd
 
 CHECKOUT = Path(__file__).parents[2]
 IN_CHECKOUT = CHECKOUT / "bin" / "polydev"
@@ -24,7 +24,7 @@ UNITS = ("polydev-machines", "polydev-hostd", "polydev-controller")
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[SystemdWorld]:
-    with a_systemd(tmp_path) as it:
+    with running_systemd(tmp_path) as it:
         yield it
 
 

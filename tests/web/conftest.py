@@ -11,5 +11,5 @@ import pytest
 
 @pytest.fixture
 def tmp_path() -> Iterator[Path]:
-    with memory_folder.a_folder() as folder:
+    with memory_folder.temporary_folder() as folder:
         yield folder

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from browser import PHONE, Chromium, Visit
-from controller_world import World, a_world
+from controller_world import World, open_world
 from playwright.async_api import Page, Route, expect
 from rfb import heard_by_screen
 
@@ -28,7 +28,7 @@ async def _visited(
     chromium: Chromium, simulation: dict[str, Any], **options: Any
 ) -> AsyncIterator[tuple[World, Visit]]:
     """World with this simulation, and a signed-in window."""
-    async with a_world(simulation) as world:
+    async with open_world(simulation) as world:
         await world.controller.start()
         async with chromium.visit(f"http://localhost:{world.controller.port}", **options) as visit:
             await visit.sign_up(world.controller, "ann")

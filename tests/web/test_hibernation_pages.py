@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from browser import PHONE, Chromium, Visit
-from chat_page import a_chat, answers, ask, connect, say, until_idle, visited
+from chat_page import answers, ask, connect, create_chat, say, until_idle, visited
 from controller_world import World
 from playwright.async_api import expect
 
@@ -15,14 +15,14 @@ async def _hibernate(world: World, visit: Visit, vm_id: str) -> None:
         await visit.page.wait_for_timeout(50)
 
 
-async def _the_machine(visit: Visit) -> str:
+async def _cli_machine_id(visit: Visit) -> str:
     return str((await ask(visit, "GET", "/api/vm/active-cli"))["vmId"])
 
 
 async def test_machine_hibernates_and_resumes_with_reasons(chromium: Chromium) -> None:
     async with visited(chromium) as (world, visit):
         await connect(visit, "codex")
-        vm_id, page = await _the_machine(visit), visit.page
+        vm_id, page = await _cli_machine_id(visit), visit.page
         await visit.open("/machine")
         await page.get_by_role("button", name="Hibernate").click()
         await expect(page.locator(".machine-badge")).to_have_text("Hibernated")
@@ -37,7 +37,7 @@ async def test_machine_hibernates_and_resumes_with_reasons(chromium: Chromium) -
         await visit.open("/settings")
         await expect(page.locator(".badge.attention")).to_have_count(0)
 
-        await a_chat(visit)
+        await create_chat(visit)
         await expect(page.locator(".location-machine")).to_contain_text("Hibernated")
         await say(page, "Are you there?")
         await until_idle(page)
@@ -59,7 +59,7 @@ async def test_typing_resumes_the_machine_and_an_open_page_does_not(
 ) -> None:
     async with visited(chromium, size=PHONE, scheme="dark") as (world, visit):
         await connect(visit, "codex")
-        vm_id, page = await _the_machine(visit), visit.page
+        vm_id, page = await _cli_machine_id(visit), visit.page
         await visit.open(f"/terminal/{vm_id}")
         screen, state = page.locator(".xterm-rows"), page.locator("[data-state]")
         await expect(screen).to_contain_text("$")

@@ -10,19 +10,19 @@ from pathlib import Path
 
 import pytest
 from browser import PHONE, Chromium, Visit
-from controller_world import World, a_world
+from controller_world import World, open_world
 from playwright.async_api import Page, expect
 
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
-    async with a_world(POLYDEV_FILE_LIMIT_MIB="2") as it:
+    async with open_world(POLYDEV_FILE_LIMIT_MIB="2") as it:
         await it.controller.start()
         yield it
 
 
 @asynccontextmanager
-async def a_visit(
+async def open_visit(
     world: World, chromium: Chromium, name: str = "ann", **how: object
 ) -> AsyncIterator[Visit]:
     """Window of a signed-in user."""
@@ -32,7 +32,7 @@ async def a_visit(
         yield visit
 
 
-async def a_machine(visit: Visit) -> str:
+async def create_machine(visit: Visit) -> str:
     """Create a machine on the page and wait until it runs; its id."""
     await visit.open("/machine")
     await visit.page.get_by_role("button", name="Create machine").click()
@@ -48,12 +48,12 @@ async def until_shown(page: Page, text: str) -> None:
 async def test_machine_is_created_stopped_started_and_deleted(
     world: World, chromium: Chromium
 ) -> None:
-    async with a_visit(world, chromium) as visit:
+    async with open_visit(world, chromium) as visit:
         page = visit.page
         await visit.open("/machine")
         await expect(page.get_by_text("No machine yet")).to_be_visible()
         await visit.assert_accessible()
-        vm_id = await a_machine(visit)
+        vm_id = await create_machine(visit)
         await expect(page.locator('[data-log="console"] pre')).to_contain_text("POLYDEV-READY")
         chart = page.locator('[data-chart="memory"]')
         await expect(chart.locator("[data-now]")).to_have_text(
@@ -81,9 +81,9 @@ async def test_machine_is_created_stopped_started_and_deleted(
 
 
 async def test_terminal_reconnects_with_its_screen(world: World, chromium: Chromium) -> None:
-    async with a_visit(world, chromium) as visit:
+    async with open_visit(world, chromium) as visit:
         page = visit.page
-        vm_id = await a_machine(visit)
+        vm_id = await create_machine(visit)
         await visit.open(f"/terminal/{vm_id}")
         await until_shown(page, "$")
         await page.keyboard.type("echo Grüße\n")
@@ -113,9 +113,9 @@ async def test_terminal_reconnects_with_its_screen(world: World, chromium: Chrom
 async def test_files_are_uploaded_replaced_and_downloaded(
     world: World, chromium: Chromium, tmp_path: Path
 ) -> None:
-    async with a_visit(world, chromium) as visit:
+    async with open_visit(world, chromium) as visit:
         page = visit.page
-        vm_id = await a_machine(visit)
+        vm_id = await create_machine(visit)
         await visit.open(f"/files/{vm_id}")
         await expect(page.get_by_text("This folder is empty")).to_be_visible()
         await visit.assert_accessible()
@@ -147,9 +147,9 @@ async def test_files_are_uploaded_replaced_and_downloaded(
 async def test_folders_are_created_renamed_and_deleted(
     world: World, chromium: Chromium, tmp_path: Path
 ) -> None:
-    async with a_visit(world, chromium) as visit:
+    async with open_visit(world, chromium) as visit:
         page = visit.page
-        await visit.open(f"/files/{await a_machine(visit)}")
+        await visit.open(f"/files/{await create_machine(visit)}")
         small = tmp_path / "größe & more.txt"
         small.write_bytes(b"new")
         await page.locator("[data-input]").set_input_files([small])
@@ -190,9 +190,9 @@ async def test_hostile_file_names_are_text_and_can_be_deleted(
         b"%2e%2e&path=%00#?+ ",
         b"a" * 255,
     ]
-    async with a_visit(world, chromium) as visit:
+    async with open_visit(world, chromium) as visit:
         page = visit.page
-        vm_id = await a_machine(visit)
+        vm_id = await create_machine(visit)
         [root] = world.agent.state_dir.rglob("simulated-root")
         for name in names:
             (Path(str(root / "root")) / name.decode("utf-8", "surrogateescape")).write_bytes(name)
@@ -210,9 +210,9 @@ async def test_hostile_file_names_are_text_and_can_be_deleted(
 
 async def test_machine_pages_fit_a_phone(world: World, chromium: Chromium) -> None:
     how = {"size": PHONE, "scheme": "dark"}
-    async with a_visit(world, chromium, **how) as visit:
+    async with open_visit(world, chromium, **how) as visit:
         page = visit.page
-        vm_id = await a_machine(visit)
+        vm_id = await create_machine(visit)
         await visit.assert_accessible()
         await visit.open(f"/terminal/{vm_id}")
         await until_shown(page, "$")

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from api_users import PASSWORD, a_user
+from api_users import PASSWORD, create_user
 from browser import LAPTOP, PHONE, Chromium, Visit
-from controller_world import World, a_world
+from controller_world import World, open_world
 from playwright.async_api import Page, expect
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -34,7 +34,7 @@ PAGES = (
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def world() -> AsyncIterator[World]:
     """World for all tests of this module; logins wait until a code is pasted."""
-    async with a_world({"login_end": "never"}, **MANY) as it:
+    async with open_world({"login_end": "never"}, **MANY) as it:
         await it.controller.start()
         await it.controller.ask("GET", "/api/account")
         yield it
@@ -67,7 +67,7 @@ async def paste_a_code(page: Page) -> None:
 async def test_sign_in_page_explains_how_to_create_the_first_account(
     chromium: Chromium,
 ) -> None:
-    async with a_world() as fresh:
+    async with open_world() as fresh:
         await fresh.controller.start()
         await fresh.controller.ask("GET", "/api/account")
         async with chromium.visit(url_of(fresh)) as visit:
@@ -103,7 +103,7 @@ async def test_invited_user_signs_up(world: World, visit: Visit) -> None:
 
 
 async def test_user_signs_in_to_the_requested_page_and_out(world: World, visit: Visit) -> None:
-    ann = await a_user(world.controller, f"ann-{secrets.token_hex(3)}")
+    ann = await create_user(world.controller, f"ann-{secrets.token_hex(3)}")
     page = visit.page
     await visit.open("/settings")
     assert page.url.endswith("/sign-in?next=%2Fsettings")
@@ -127,7 +127,7 @@ async def test_user_signs_in_to_the_requested_page_and_out(world: World, visit: 
 
 @pytest.mark.parametrize("wanted", ["https://evil.example/", "//evil.example", "/\\evil.example"])
 async def test_sign_in_never_leads_to_another_site(world: World, visit: Visit, wanted: str) -> None:
-    ann = await a_user(world.controller, f"ann-{secrets.token_hex(3)}")
+    ann = await create_user(world.controller, f"ann-{secrets.token_hex(3)}")
     await visit.page.goto(f"{url_of(world)}/sign-in?next={wanted}")
     await visit.page.fill("#email", ann.email)
     await visit.page.fill("#password", PASSWORD)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import memory_folder
 import pytest
-from controller_world import World, a_world
+from controller_world import World, open_world
 from postgres import Cluster
 
 
 @pytest.fixture
 def tmp_path() -> Iterator[Path]:
-    with memory_folder.a_folder() as folder:
+    with memory_folder.temporary_folder() as folder:
         yield folder
 
 
@@ -27,5 +27,5 @@ def postgresql_url(postgres: Cluster) -> Iterator[str]:
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
-    async with a_world() as it:
+    async with open_world() as it:
         yield it

@@ -240,7 +240,7 @@ def packages() -> Path:
 
 
 @contextmanager
-def a_chromium() -> Iterator[Chromium]:
+def running_chromium() -> Iterator[Chromium]:
     """Run a Chromium, and end it with all its processes."""
     profile = Path(tempfile.mkdtemp(prefix="polydev-chromium-"))
     process = subprocess.Popen(

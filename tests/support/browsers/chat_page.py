@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from browser import Chromium, Visit
-from controller_world import World, a_world
+from controller_world import World, open_world
 from playwright.async_api import Locator, Page, expect
 
 LIMIT_S = 60
@@ -22,7 +22,7 @@ RUNNING = ".chat[data-running=true]"
 
 @asynccontextmanager
 async def visited(chromium: Chromium, **options: Any) -> AsyncIterator[tuple[World, Visit]]:
-    async with a_world({}) as world:
+    async with open_world({}) as world:
         await world.controller.start()
         async with chromium.visit(f"http://localhost:{world.controller.port}", **options) as visit:
             await visit.sign_up(world.controller, "ann")
@@ -52,7 +52,7 @@ async def connect(visit: Visit, *providers: str) -> None:
                 session = await ask(visit, "GET", wait)
 
 
-async def a_chat(visit: Visit, provider: str = "codex") -> str:
+async def create_chat(visit: Visit, provider: str = "codex") -> str:
     """Create and open a chat; its id."""
     chat = await ask(visit, "POST", "/api/chats", {"provider": provider})
     await open_chat(visit.page, chat["chatId"])

@@ -45,7 +45,7 @@ class ModulePage:
 
 
 @asynccontextmanager
-async def a_module_page(chromium: Chromium) -> AsyncIterator[ModulePage]:
+async def open_module_page(chromium: Chromium) -> AsyncIterator[ModulePage]:
     """Open a page of modules; fails at the end if it had faults, like every visit."""
     assets = Assets(packages())
     async with chromium.visit(URL) as visit:

@@ -78,7 +78,7 @@ def view_url(client: httpx.AsyncClient, session_id: str, ticket: str) -> str:
 
 
 @asynccontextmanager
-async def a_view(
+async def open_live_view(
     client: httpx.AsyncClient, session_id: str, **options: Any
 ) -> AsyncIterator[RfbClient]:
     """Open a live view with a client's credentials."""

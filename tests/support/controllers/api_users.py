@@ -45,7 +45,7 @@ class TestUser:
         return self.controller.client_as(headers=headers, cookies=cookies)
 
 
-async def a_user(controller: ControllerProcess, name: str) -> TestUser:
+async def create_user(controller: ControllerProcess, name: str) -> TestUser:
     """Invite a user and sign them up."""
     email = f"{name}@example.org"
     invited: dict[str, Any] = await controller.ask("POST", "/api/admin/invitations", {})

@@ -28,7 +28,7 @@ async def connected(controller: ControllerProcess, provider: str) -> str:
     return str(session["cliVM"]["vmId"])
 
 
-async def a_chat(controller: ControllerProcess, provider: str = "codex") -> ChatClient:
+async def create_chat(controller: ControllerProcess, provider: str = "codex") -> ChatClient:
     """Create a chat with a CLI."""
     chat = await controller.ask("POST", "/api/chats", {"provider": provider})
     return ChatClient(controller, str(chat["chatId"]))

@@ -41,7 +41,7 @@ class World:
         self.controllers = [controller]
         self.url = controller.env.get("DATABASE_URL")
 
-    def another(self) -> ControllerProcess:
+    def add_controller(self) -> ControllerProcess:
         """Add a controller of the same database, not started."""
         settings = self.controller.env
         name = f"controller-{len(self.controllers) + 1}"
@@ -201,7 +201,7 @@ def tokens_in(credentials: object) -> list[str]:
 
 
 @asynccontextmanager
-async def a_world(
+async def open_world(
     simulation: dict[str, Any] | None = None, **settings: str
 ) -> AsyncIterator[World]:
     """A world with this simulation and these controller settings; the controller is not started."""

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from controller_process import TOKEN
-from controller_world import World, a_world
+from controller_world import World, open_world
 
 from polydev.shared.domain import MachineKind, new_vm_id
 from polydev.shared.host_protocol import CreateMachine
@@ -23,7 +23,7 @@ NEVER = "3000"
 
 @asynccontextmanager
 async def started(**settings: str) -> AsyncIterator[World]:
-    async with a_world(**{"POLYDEV_RECONCILE_PERIOD_S": NEVER, **settings}) as world:
+    async with open_world(**{"POLYDEV_RECONCILE_PERIOD_S": NEVER, **settings}) as world:
         await world.controller.start()
         await world.controller.ask("GET", "/health")
         yield world

@@ -54,7 +54,7 @@ class HostsWorld:
                     strays.append(name)
         return found, strays
 
-    def another(self, name: str) -> ControllerProcess:
+    def add_controller(self, name: str) -> ControllerProcess:
         """Add a controller of the same database, not started."""
         first = self.controller
         self._others.append(ControllerProcess(first.state_dir, name, **_shared(first.env)))

@@ -156,7 +156,7 @@ class Cluster:
 
 
 @contextmanager
-def a_cluster(*, is_durable: bool = False) -> Iterator[Cluster]:
+def running_cluster(*, is_durable: bool = False) -> Iterator[Cluster]:
     """Run a server with its template; by default it is not durable."""
     where = None if is_durable else memory_folder()
     folder = Path(tempfile.mkdtemp(prefix="polydev-pg-", dir=where))

@@ -63,7 +63,7 @@ def _plain(value: AnyValue) -> Any:
 
 
 @contextmanager
-def a_collector() -> Iterator[Collector]:
+def running_collector() -> Iterator[Collector]:
     """Run a collector on a free port."""
     collected = Collector()
 

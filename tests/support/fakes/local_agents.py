@@ -104,7 +104,7 @@ def local_host() -> Host:
     return cast(Host, LocalHost())
 
 
-def an_agent(on_prompt: str, beginning: str = BEGINNING) -> Provider:
+def provider_with_agent(on_prompt: str, beginning: str = BEGINNING) -> Provider:
     """Provider whose agent runs this code for each prompt."""
     indented = "\n".join(f"        {line}" for line in on_prompt.strip().splitlines())
     argv = (sys.executable, "-c", beginning + indented)

@@ -120,7 +120,7 @@ def with_shared_secret(secret: bytes, claims: Claims, key_id: str) -> str:
 
 
 @asynccontextmanager
-async def an_openid_provider() -> AsyncIterator[OpenIdProvider]:
+async def running_openid_provider() -> AsyncIterator[OpenIdProvider]:
     """Run a provider on loopback."""
     provider = OpenIdProvider()
     runner = web.AppRunner(provider.application())

@@ -29,7 +29,7 @@ def memory_folder() -> str | None:
 
 
 @contextmanager
-def a_folder() -> Iterator[Path]:
+def temporary_folder() -> Iterator[Path]:
     """Create a folder; remove it afterwards."""
     where = memory_folder()
     with tempfile.TemporaryDirectory(

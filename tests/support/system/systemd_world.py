@@ -84,7 +84,7 @@ class SystemdWorld:
 
 
 @contextmanager
-def a_systemd(folder: Path) -> Iterator[SystemdWorld]:
+def running_systemd(folder: Path) -> Iterator[SystemdWorld]:
     """Boot it; afterwards end it with everything in it."""
     kinds = [f"--{kind}" for kind in ("pid", "mount", "uts", "ipc", "net", "cgroup")]
     command = ["unshare", *kinds, "--fork", "--kill-child", "bash", "-c", _BOOT, "boot", folder]

@@ -9,12 +9,12 @@ import pytest_asyncio
 from browser import Chromium, Visit
 from chat_page import connect, visited
 from controller_world import World
-from module_page import ModulePage, a_module_page
+from module_page import ModulePage, open_module_page
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def modules(chromium: Chromium) -> AsyncIterator[ModulePage]:
-    async with a_module_page(chromium) as it:
+    async with open_module_page(chromium) as it:
         yield it
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 from browser import Visit
-from chat_page import a_chat, allow, answers, ask, open_chat, say, until_idle
+from chat_page import allow, answers, ask, create_chat, open_chat, say, until_idle
 from playwright.async_api import expect
 
 # -- turns ---------------------------------------------------------------------------------------
 
 
 async def test_message_gets_an_answer(visit: Visit) -> None:
-    await a_chat(visit)
+    await create_chat(visit)
     page = visit.page
     await expect(page.locator("[data-empty]")).to_be_visible()
     await say(page, "Is there\nanybody?")
@@ -25,7 +25,7 @@ async def test_message_gets_an_answer(visit: Visit) -> None:
 
 
 async def test_enter_sends_and_shift_enter_starts_a_line(visit: Visit) -> None:
-    await a_chat(visit)
+    await create_chat(visit)
     area = visit.page.locator("textarea")
     await area.press_sequentially("one")
     before = await area.bounding_box()
@@ -41,7 +41,7 @@ async def test_enter_sends_and_shift_enter_starts_a_line(visit: Visit) -> None:
 
 
 async def test_thoughts_tools_and_plans_show_their_state(visit: Visit) -> None:
-    await a_chat(visit)
+    await create_chat(visit)
     page = visit.page
     await say(page, "think: I had better look\nplan\nrun: echo here I am")
     await allow(page, 1)
@@ -60,7 +60,7 @@ async def test_thoughts_tools_and_plans_show_their_state(visit: Visit) -> None:
 
 
 async def test_failed_turn_can_be_retried(visit: Visit) -> None:
-    await a_chat(visit)
+    await create_chat(visit)
     page = visit.page
     await say(page, "fail: the model is tired")
     await until_idle(page)
@@ -74,7 +74,7 @@ async def test_failed_turn_can_be_retried(visit: Visit) -> None:
 
 
 async def test_turn_can_be_stopped(visit: Visit) -> None:
-    await a_chat(visit)
+    await create_chat(visit)
     page = visit.page
     await say(page, "slowly: 400")
     await expect(answers(page).last).to_contain_text("piece 3 of 400")
@@ -88,7 +88,7 @@ async def test_turn_can_be_stopped(visit: Visit) -> None:
 
 
 async def test_stopped_machine_can_be_started_from_the_chat(visit: Visit) -> None:
-    await a_chat(visit)
+    await create_chat(visit)
     page = visit.page
     vm_id = await page.locator("[data-machine]").get_attribute("data-machine")
     await ask(visit, "POST", f"/api/vm/{vm_id}/stop")
@@ -110,7 +110,7 @@ async def test_stopped_machine_can_be_started_from_the_chat(visit: Visit) -> Non
 
 # -- permissions ---------------------------------------------------------------------------------
 async def test_permission_is_allowed_with_a_key(visit: Visit) -> None:
-    await a_chat(visit)
+    await create_chat(visit)
     page = visit.page
     await say(page, "write notes.txt: remember the milk")
     card = page.locator(".permission[data-state=open]")
@@ -129,7 +129,7 @@ async def test_permission_is_allowed_with_a_key(visit: Visit) -> None:
 
 
 async def test_permission_is_rejected_with_a_click(visit: Visit) -> None:
-    await a_chat(visit)
+    await create_chat(visit)
     page = visit.page
     await say(page, "run: rm -r everything")
     await page.get_by_role("button", name="Reject").click()
@@ -139,7 +139,7 @@ async def test_permission_is_rejected_with_a_click(visit: Visit) -> None:
 
 
 async def test_early_key_press_answers_no_permission(visit: Visit) -> None:
-    await a_chat(visit)
+    await create_chat(visit)
     page = visit.page
     await page.evaluate("performance.now = () => 0")  # the card has only just appeared
     await say(page, "run: echo 1")
@@ -156,7 +156,7 @@ async def test_early_key_press_answers_no_permission(visit: Visit) -> None:
 
 
 async def test_permission_does_not_take_the_focus_from_a_draft(visit: Visit) -> None:
-    await a_chat(visit)
+    await create_chat(visit)
     page = visit.page
     await say(page, "slowly: 8\nrun: echo 1")
     await page.locator("textarea").fill("my next thought")
@@ -171,7 +171,7 @@ async def test_permission_does_not_take_the_focus_from_a_draft(visit: Visit) -> 
 
 
 async def test_two_tabs_stay_in_sync(visit: Visit) -> None:
-    chat_id = await a_chat(visit)
+    chat_id = await create_chat(visit)
     first, second = visit.page, await visit.another_page()
     await open_chat(second, chat_id)
     await say(first, "run: echo both")
@@ -188,7 +188,7 @@ async def test_two_tabs_stay_in_sync(visit: Visit) -> None:
 
 
 async def test_model_output_is_never_script(visit: Visit) -> None:
-    await a_chat(visit)
+    await create_chat(visit)
     page = visit.page
     await say(page, "markdown")
     await until_idle(page)
@@ -205,7 +205,7 @@ async def test_model_output_is_never_script(visit: Visit) -> None:
 
 @pytest.mark.parametrize("hostile", ["<img src=x onerror=alert(1)>", "\u202eevil", "x" * 120])
 async def test_title_is_text(visit: Visit, hostile: str) -> None:
-    chat_id = await a_chat(visit)
+    chat_id = await create_chat(visit)
     await ask(visit, "PATCH", f"/api/chats/{chat_id}", {"title": hostile})
     await open_chat(visit.page, chat_id)
     await expect(visit.page.locator(".chat-row .chat-title")).to_have_text(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from browser import PHONE, Chromium, Visit
-from chat_page import IDLE, a_chat, ask, connect, say, until_idle, visited
+from chat_page import IDLE, ask, connect, create_chat, say, until_idle, visited
 from controller_world import World
 from playwright.async_api import expect
 
@@ -62,10 +62,10 @@ async def test_chats_are_started_renamed_filtered_and_deleted(place: tuple[World
 
 
 async def test_list_shows_the_state_of_other_chats(visit: Visit) -> None:
-    asking = await a_chat(visit)
+    asking = await create_chat(visit)
     await say(visit.page, "run: echo 1")
     await visit.page.wait_for_selector(".permission[data-state=open]")
-    await a_chat(visit)
+    await create_chat(visit)
     row = visit.page.locator(f"#chat-{asking}")
     await expect(row.locator(".badge")).to_have_text("Needs permission")
     await ask(visit, "POST", f"/api/chats/{asking}/stop")
@@ -74,7 +74,7 @@ async def test_list_shows_the_state_of_other_chats(visit: Visit) -> None:
 
 
 async def test_chat_of_another_user_is_not_found(visit: Visit, chromium: Chromium) -> None:
-    chat_id = await a_chat(visit)
+    chat_id = await create_chat(visit)
     async with chromium.visit(visit.url) as other:
         answer = await other.open(f"/chat/{chat_id}")
         assert answer is not None
@@ -86,7 +86,7 @@ async def test_phone_shows_the_list_or_a_chat(chromium: Chromium, scheme: Any) -
     async with visited(chromium, size=PHONE, scheme=scheme) as (_, visit):
         await connect(visit, "codex")
         page = visit.page
-        chat_id = await a_chat(visit)
+        chat_id = await create_chat(visit)
         area = page.locator("textarea")
         await area.press_sequentially("write a.txt: " + "long " * 60)
         await area.press("Enter")

@@ -13,10 +13,10 @@ from chat_page import (
     LIMIT_S,
     LOADED,
     RUNNING,
-    a_chat,
     answers,
     ask,
     connect,
+    create_chat,
     open_chat,
     say,
     until_idle,
@@ -32,7 +32,7 @@ _StoredTurn = tuple[str, list[tuple[EventKind, dict[str, Any]]], str]
 
 
 async def test_reload_during_a_turn_misses_nothing(visit: Visit) -> None:
-    await a_chat(visit)
+    await create_chat(visit)
     page = visit.page
     await say(page, "slowly: 80")
     for piece in (3, 9, 15):
@@ -49,7 +49,7 @@ async def test_lost_connection_is_shown_and_restored(
 ) -> None:
     world, visit = place
     await connect(visit, "codex")
-    await a_chat(visit)
+    await create_chat(visit)
     page = visit.page
     await say(page, "Hello")
     await until_idle(page)
@@ -68,7 +68,7 @@ async def test_lost_connection_is_shown_and_restored(
 
 
 async def test_draft_survives_a_reload(visit: Visit) -> None:
-    chat_id = await a_chat(visit)
+    chat_id = await create_chat(visit)
     page = visit.page
     await page.locator("textarea").fill("not yet sent")
     await page.reload()
@@ -82,7 +82,7 @@ async def test_draft_survives_a_reload(visit: Visit) -> None:
 
 
 async def test_scrolled_up_transcript_stays_in_place(visit: Visit) -> None:
-    await a_chat(visit)
+    await create_chat(visit)
     page = visit.page
     frame = page.locator("[data-transcript]")
     await say(page, "slowly: 80")

@@ -14,9 +14,9 @@ from typing import Any
 import httpx
 import pytest
 import sqlalchemy as sa
-from api_users import PASSWORD, TestUser, a_user
+from api_users import PASSWORD, TestUser, create_user
 from controller_process import ENDS
-from controller_world import World, a_world
+from controller_world import World, open_world
 
 from polydev.controller.store.engine.database import open_database
 from polydev.controller.store.tables import metadata
@@ -26,7 +26,7 @@ PASTE = {"callbackUrl": "http://localhost:1455/auth/callback?code=x&state=x"}
 
 @pytest.fixture
 async def world(database_url: str) -> AsyncIterator[World]:
-    async with a_world({"login_end": "never"}, DATABASE_URL=database_url) as it:
+    async with open_world({"login_end": "never"}, DATABASE_URL=database_url) as it:
         await it.controller.start()
         yield it
 
@@ -102,8 +102,8 @@ def _stored(world: World, vm_id: str) -> Path:
 
 
 async def test_deletion_removes_all_of_the_user_and_nothing_of_others(world: World) -> None:
-    ann = await a_user(world.controller, "ann")
-    ben = await a_user(world.controller, "ben")
+    ann = await create_user(world.controller, "ann")
+    ben = await create_user(world.controller, "ben")
     vm_id = await _populate(world, ann)
     bens = await _populate(world, ben)
     theirs = await ben.by_token("read")
@@ -135,7 +135,7 @@ async def test_deletion_removes_all_of_the_user_and_nothing_of_others(world: Wor
 
 
 async def test_deletion_completes_when_an_absent_host_returns(world: World) -> None:
-    ann = await a_user(world.controller, "ann")
+    ann = await create_user(world.controller, "ann")
     await _populate(world, ann)
     await world.agent.kill()
     for _ in range(2):
@@ -156,7 +156,7 @@ async def test_local_administrator_is_not_deleted(world: World) -> None:
 
 
 async def test_user_under_deletion_starts_nothing(world: World) -> None:
-    ann = await a_user(world.controller, "ann")
+    ann = await create_user(world.controller, "ann")
     await _populate(world, ann)
     await world.agent.kill()
     await world.controller.ask("DELETE", f"/api/admin/people/{ann.user_id}")

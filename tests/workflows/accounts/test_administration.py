@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
-from api_users import TestUser, a_user
-from controller_world import World, a_world
+from api_users import TestUser, create_user
+from controller_world import World, open_world
 
 WHY = {"reason": "It mines coins"}
 
@@ -40,7 +40,7 @@ async def test_administrators_list_and_destroy_machines_of_all_users(
     world: World,
 ) -> None:
     await world.controller.start()
-    ann, ben = [await a_user(world.controller, it) for it in ("ann", "ben")]
+    ann, ben = [await create_user(world.controller, it) for it in ("ann", "ben")]
     made = {await _machine(world, it): it.user_id for it in (ann, ben, ann)}
     async with world.controller.client() as client:
         pages = await _pages(client, "/api/admin/machines?limit=2")
@@ -65,9 +65,9 @@ async def test_administrators_list_and_destroy_machines_of_all_users(
 
 
 async def test_administrators_list_and_cancel_sessions_of_all_users() -> None:
-    async with a_world({"login_end": "never"}) as world:
+    async with open_world({"login_end": "never"}) as world:
         await world.controller.start()
-        ann = await a_user(world.controller, "ann")
+        ann = await create_user(world.controller, "ann")
         async with ann.by_cookie() as client:
             asked = {"provider": "codex"}
             session_id = (await client.post("/api/auth/start", json=asked)).json()["sessionId"]
@@ -100,7 +100,7 @@ async def test_only_the_local_administrator_resets_passwords(
     world: World,
 ) -> None:
     await world.controller.start()
-    ann = await a_user(world.controller, "ann")
+    ann = await create_user(world.controller, "ann")
     path = f"/api/admin/people/{ann.user_id}/password"
     async with world.controller.client() as client, ann.by_cookie() as anns:
         made = (await client.post(path)).json()
@@ -121,7 +121,7 @@ async def test_only_the_local_administrator_resets_passwords(
 
 async def test_draining_host_keeps_its_machines_and_refuses_new_ones(world: World) -> None:
     await world.controller.start()
-    ann = await a_user(world.controller, "ann")
+    ann = await create_user(world.controller, "ann")
     vm_id = await _machine(world, ann)
     async with world.controller.client() as client, ann.by_cookie() as anns:
         [host] = (await client.get("/api/admin/hosts")).json()

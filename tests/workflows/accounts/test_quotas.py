@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from api_users import a_user
-from controller_world import World, a_world
+from api_users import create_user
+from controller_world import World, open_world
 
 LIMITS = {
     "POLYDEV_CLI_MEMORY_MIB": "512",
@@ -21,14 +21,14 @@ LIMITS = {
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
-    async with a_world({"login_end": "never"}, **LIMITS) as it:
+    async with open_world({"login_end": "never"}, **LIMITS) as it:
         await it.controller.start()
         yield it
 
 
 @pytest.fixture
 async def ann(world: World) -> AsyncIterator[httpx.AsyncClient]:
-    user = await a_user(world.controller, "ann")
+    user = await create_user(world.controller, "ann")
     async with await user.by_token("read", "connect", "machines") as client:
         yield client
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 
-from api_users import a_user
-from controller_world import a_world
+from api_users import create_user
+from controller_world import open_world
 from websockets.asyncio.client import connect
 
 from polydev.shared.host_protocol import ExecEnd, ExecRequest
 
 
 async def test_program_ends_when_its_token_is_revoked() -> None:
-    async with a_world() as world:
+    async with open_world() as world:
         await world.controller.start()
-        ann = await a_user(world.controller, "ann")
+        ann = await create_user(world.controller, "ann")
         token_id, token = await ann.token("machines")
         async with ann.by_cookie() as client:
             machine = (await client.post("/api/vm/create", json={"vmType": "cli"})).json()
@@ -35,9 +35,9 @@ async def test_program_ends_when_its_token_is_revoked() -> None:
 
 
 async def test_session_events_end_when_their_token_is_revoked() -> None:
-    async with a_world({"login_end": "never"}) as world:
+    async with open_world({"login_end": "never"}) as world:
         await world.controller.start()
-        ann = await a_user(world.controller, "ann")
+        ann = await create_user(world.controller, "ann")
         token_id, _ = await ann.token("read")
         reader = await ann.by_token("read")
         async with ann.by_cookie() as client, reader:

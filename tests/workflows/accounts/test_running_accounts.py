@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from api_users import PASSWORD, a_user
-from controller_world import World, a_world
+from api_users import PASSWORD, create_user
+from controller_world import World, open_world
 
 
 async def test_session_starts_are_rate_limited_with_retry_after() -> None:
-    async with a_world(POLYDEV_CONNECTS_PER_HOUR="6") as world:
+    async with open_world(POLYDEV_CONNECTS_PER_HOUR="6") as world:
         await world.controller.start()
-        ann, ben = await a_user(world.controller, "ann"), await a_user(world.controller, "ben")
+        ann = await create_user(world.controller, "ann")
+        ben = await create_user(world.controller, "ben")
         asked = {"provider": "codex"}
         async with ann.by_cookie() as client:
             first = await client.post("/api/auth/start", json=asked)
@@ -25,7 +26,7 @@ async def test_session_starts_are_rate_limited_with_retry_after() -> None:
 
 async def test_client_address_cannot_be_forged(world: World) -> None:
     await world.controller.start()
-    ann = await a_user(world.controller, "ann")
+    ann = await create_user(world.controller, "ann")
     headers = {"x-forwarded-for": "203.0.113.9", "forwarded": "for=203.0.113.9"}
     async with world.controller.client_as() as client:
         asked = {"email": ann.email, "password": PASSWORD}
@@ -37,7 +38,7 @@ async def test_client_address_cannot_be_forged(world: World) -> None:
 
 async def test_restart_keeps_sign_ins_and_stores_no_secret(world: World) -> None:
     await world.controller.start()
-    ann = await a_user(world.controller, "ann")
+    ann = await create_user(world.controller, "ann")
     _, token = await ann.token("read")
     await world.controller.kill()
     await world.controller.start()

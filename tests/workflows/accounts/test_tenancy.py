@@ -18,8 +18,8 @@ import httpx
 import pytest
 import pytest_asyncio
 from api_operations import Operation, operations
-from api_users import PASSWORD, TestUser, a_user
-from controller_world import World, a_world
+from api_users import PASSWORD, TestUser, create_user
+from controller_world import World, open_world
 from fastapi.routing import APIWebSocketRoute, iter_route_contexts
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
@@ -136,10 +136,10 @@ async def _connected(client: httpx.AsyncClient) -> str:
 
 @asynccontextmanager
 async def _tenants(**settings: str) -> AsyncIterator[Tenants]:
-    async with a_world({"login_end": "never"}, **settings) as world:
+    async with open_world({"login_end": "never"}, **settings) as world:
         await world.controller.start()
-        first = await a_user(world.controller, "first")
-        second = await a_user(world.controller, "second")
+        first = await create_user(world.controller, "first")
+        second = await create_user(world.controller, "second")
         async with first.by_cookie() as client:
             connected = await _login(client, "claude_code", "wait-for-person")
             path = f"/api/auth/session/{connected['sessionId']}"

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from controller_process import TOKEN
-from controller_world import World, a_world
+from controller_world import World, open_world
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
@@ -141,7 +141,7 @@ async def test_machine_is_created_listed_inspected_and_destroyed(
 
 
 async def test_failed_machine_has_an_error() -> None:
-    async with a_world({"becomes_ready": False}, POLYDEV_MACHINE_LIMIT_S="1") as world:
+    async with open_world({"becomes_ready": False}, POLYDEV_MACHINE_LIMIT_S="1") as world:
         await world.controller.start()
         view = await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})
         while view["status"] == "creating":
@@ -251,7 +251,7 @@ async def test_session_events_report_each_step_until_the_end(
 
 
 async def test_long_poll_returns_at_the_change() -> None:
-    async with a_world({"login_end": "never"}) as world:
+    async with open_world({"login_end": "never"}) as world:
         await world.controller.start()
         session_id = await world.controller.connect("codex")
         view = await world.controller.until(session_id, "waiting_for_person")

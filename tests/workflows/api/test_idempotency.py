@@ -7,7 +7,7 @@ import sqlite3
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 
-from api_users import TestUser, a_user
+from api_users import TestUser, create_user
 from controller_world import World
 
 KEY = {"Idempotency-Key": "3f6c1d0e-make-my-machine"}
@@ -17,7 +17,7 @@ CLI, BROWSER = {"vmType": "cli"}, {"vmType": "browser"}
 
 async def _ann(world: World) -> TestUser:
     await world.controller.start()
-    return await a_user(world.controller, "ann")
+    return await create_user(world.controller, "ann")
 
 
 def _stored(world: World) -> list[tuple[str, str | None]]:
@@ -43,7 +43,7 @@ async def test_repeated_request_is_done_once_with_the_same_response(world: World
 
 async def test_key_belongs_to_one_request_of_one_user(world: World) -> None:
     ann = await _ann(world)
-    ben = await a_user(world.controller, "ben")
+    ben = await create_user(world.controller, "ben")
     async with ann.by_cookie() as client, ben.by_cookie() as bens:
         first = await client.post(CREATE, json=CLI, headers=KEY)
         for path, body in (

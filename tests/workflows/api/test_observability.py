@@ -11,9 +11,9 @@ from typing import Any
 
 import httpx
 import pytest
-from collector import a_collector
+from collector import running_collector
 from controller_process import TOKEN, ControllerProcess
-from controller_world import World, a_world
+from controller_world import World, open_world
 from listening import Listener
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -23,7 +23,7 @@ METRICS_TOKEN = "only-for-prometheus-0123"
 @asynccontextmanager
 async def _world(**more: str) -> AsyncIterator[World]:
     settings = {"POLYDEV_METRICS_TOKEN": METRICS_TOKEN, "POLYDEV_LOG_JSON": "1"}
-    async with a_world(**settings, **more) as it:
+    async with open_world(**settings, **more) as it:
         await it.controller.start()
         await it.controller.ask("GET", "/health")
         yield it
@@ -127,7 +127,7 @@ async def test_new_listener_gets_only_new_events(world: World) -> None:
 
 async def test_listener_gets_events_of_another_controller(postgresql_url: str) -> None:
     async with _world(DATABASE_URL=postgresql_url) as world:
-        other = world.another()
+        other = world.add_controller()
         await other.start()
         async with other.client() as client:
             listener = Listener(client)
@@ -305,7 +305,7 @@ async def test_log_lines_carry_their_context(world: World) -> None:
 
 
 async def test_trace_of_a_session_has_its_id_and_every_step() -> None:
-    with a_collector() as collector:
+    with running_collector() as collector:
         async with _world(POLYDEV_OTLP_ENDPOINT=collector.url) as world:
             session_id = await world.controller.connect("codex")
             assert (await world.controller.until(session_id, "completed"))["status"] == "completed"

@@ -10,9 +10,9 @@ from typing import Any
 
 import httpx
 import pytest
-from api_users import a_user
-from chatting import ChatClient, Event, a_chat, connected, joined_text, kinds
-from controller_world import World, a_world
+from api_users import create_user
+from chatting import ChatClient, Event, connected, create_chat, joined_text, kinds
+from controller_world import World, open_world
 
 from polydev.shared.host_protocol import RemoveFiles, StartMachine
 
@@ -20,7 +20,7 @@ from polydev.shared.host_protocol import RemoveFiles, StartMachine
 @pytest.fixture
 async def world(some_database_url: str) -> AsyncIterator[World]:
     grace = {"POLYDEV_CHAT_STOP_GRACE_S": "3"}
-    async with a_world({}, DATABASE_URL=some_database_url, **grace) as it:
+    async with open_world({}, DATABASE_URL=some_database_url, **grace) as it:
         await it.controller.start()
         await connected(it.controller, "codex")
         yield it
@@ -28,7 +28,7 @@ async def world(some_database_url: str) -> AsyncIterator[World]:
 
 @pytest.fixture
 async def chat(world: World) -> ChatClient:
-    return await a_chat(world.controller)
+    return await create_chat(world.controller)
 
 
 def ending(events: list[Event]) -> tuple[str, str | None]:
@@ -135,7 +135,7 @@ async def test_second_turn_is_refused_during_a_turn(chat: ChatClient) -> None:
 
 
 async def test_two_chats_with_one_cli_do_not_mix_events(world: World, chat: ChatClient) -> None:
-    other = await a_chat(world.controller)
+    other = await create_chat(world.controller)
     one, two = await asyncio.gather(chat.turn("slowly: 12"), other.turn("slowly: 15"))
     assert [joined_text(one).count(it) for it in ("of 12", "of 15")] == [12, 0]
     assert [joined_text(two).count(it) for it in ("of 12", "of 15")] == [0, 15]
@@ -153,19 +153,20 @@ async def test_chat_is_renamed_and_deleted(world: World, chat: ChatClient) -> No
         gone = await client.get(f"{chat.path}/events")
         assert (gone.status_code, gone.json()["code"]) == (404, "no-such-chat")
         assert (await client.get("/api/chats")).json() == []
-    assert joined_text(await (await a_chat(world.controller)).turn("hello")) == "You said: hello"
+    other = await create_chat(world.controller)
+    assert joined_text(await other.turn("hello")) == "You said: hello"
 
 
 async def test_chats_of_a_cli_are_listed_newest_first(world: World) -> None:
-    made = [await a_chat(world.controller, it) for it in ("codex", "claude_code", "codex")]
+    made = [await create_chat(world.controller, it) for it in ("codex", "claude_code", "codex")]
     listed = await world.controller.ask("GET", "/api/chats?provider=codex")
     assert [it["chatId"] for it in listed] == [made[2].chat_id, made[0].chat_id]
 
 
 async def test_turn_without_login_or_machine_is_refused_with_a_hint(world: World) -> None:
-    unconnected = await a_chat(world.controller, "claude_code")
+    unconnected = await create_chat(world.controller, "claude_code")
     assert await _refused(unconnected) == (404, "not-connected", "Connect Claude Code")
-    chat = await a_chat(world.controller)
+    chat = await create_chat(world.controller)
     await chat.turn("hello")
     machine = (await chat.view())["vmId"]
     await world.controller.ask("POST", f"/api/vm/{machine}/stop")
@@ -259,7 +260,7 @@ async def test_lost_conversation_restarts_with_a_notice(world: World, chat: Chat
 
 async def test_chats_of_other_users_are_not_found(world: World, chat: ChatClient) -> None:
     await chat.turn("a secret thing")
-    stranger = await a_user(world.controller, "stranger")
+    stranger = await create_user(world.controller, "stranger")
     async with stranger.by_cookie() as client:
         for method, path, body in _everything(chat):
             answer = await client.request(method, path, json=body)
@@ -282,9 +283,9 @@ def _everything(chat: ChatClient) -> list[tuple[str, str, Any]]:
 
 
 async def test_chats_per_user_are_limited() -> None:
-    async with a_world(POLYDEV_CHATS_EACH="2") as world:
+    async with open_world(POLYDEV_CHATS_EACH="2") as world:
         await world.controller.start()
-        user = await a_user(world.controller, "somebody")
+        user = await create_user(world.controller, "somebody")
         async with user.by_cookie() as client:
             asked = {"provider": "codex"}
             answers = [await client.post("/api/chats", json=asked) for _ in range(3)]
@@ -298,12 +299,12 @@ async def test_chats_per_user_are_limited() -> None:
 
 
 async def test_every_controller_serves_a_chat(postgres: Any) -> None:
-    async with a_world(DATABASE_URL=postgres.database()) as world:
+    async with open_world(DATABASE_URL=postgres.database()) as world:
         await world.controller.start()
-        other = world.another()
+        other = world.add_controller()
         await other.start()
         await connected(world.controller, "codex")
-        chat = await a_chat(world.controller)
+        chat = await create_chat(world.controller)
         await chat.turn("hello")
         elsewhere = chat.at(other)
         number = await elsewhere.ask("write a.txt: b\nslowly: 20")
@@ -322,15 +323,15 @@ async def test_every_controller_serves_a_chat(postgres: Any) -> None:
 
 
 async def test_another_controller_ends_the_turn_of_a_dead_one(postgres: Any) -> None:
-    async with a_world(DATABASE_URL=postgres.database()) as world:
+    async with open_world(DATABASE_URL=postgres.database()) as world:
         await world.controller.start()
         await connected(world.controller, "codex")
-        chat = await a_chat(world.controller)
+        chat = await create_chat(world.controller)
         number = await chat.ask("slowly: 400")
         await chat.until("text", number)
         await world.controller.kill()
         await world.expire_leases()
-        other = world.another()
+        other = world.add_controller()
         await other.start()
         elsewhere = chat.at(other)
         assert ending(await elsewhere.until("turn_ended", number)) == ("interrupted", "chat-failed")

@@ -14,9 +14,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 from agent_process import AgentProcess
-from api_users import a_user
+from api_users import create_user
 from controller_process import KEY, TOKEN
-from controller_world import FILES, World, a_world
+from controller_world import FILES, World, open_world
 from doctor_world import (
     LIMIT_S,
     all_ok,
@@ -62,7 +62,7 @@ async def test_healthy_installation_has_no_findings(world: World) -> None:
 
 
 async def test_error_of_an_unready_machine_names_machine_limit_and_console() -> None:
-    async with a_world({"becomes_ready": False}, POLYDEV_MACHINE_LIMIT_S="1") as world:
+    async with open_world({"becomes_ready": False}, POLYDEV_MACHINE_LIMIT_S="1") as world:
         await world.controller.start()
         view = await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})
         vm_id = view["vm_id"]
@@ -313,7 +313,7 @@ async def test_skipped_checks_are_listed_without_root(world: World) -> None:
 async def test_user_sees_only_their_own_findings(world: World) -> None:
     others = await connected(world)
     await asked(world, DestroyMachine(vm_id=others))
-    user = await a_user(world.controller, "somebody")
+    user = await create_user(world.controller, "somebody")
     client = await user.by_token("read", "machines")
     async with client:
         made = (await client.post("/api/vm/create", json={"vmType": "cli"})).json()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_users import a_user
+from api_users import create_user
 from controller_world import World
 
 
@@ -64,7 +64,7 @@ async def test_users_are_invited_disabled_enabled_and_deleted(
     assert (invited["email"], invited["role"]) == ("zoe@example.org", "person")
     out, _ = await polydev("user", "invite")
     assert "shown only once" in out
-    ann = await a_user(world.controller, "ann")
+    ann = await create_user(world.controller, "ann")
     assert (await polydev.json("user", "disable", ann.email))["disabledAt"]
     out, _ = await polydev("user", "list")
     assert "disabled" in out
@@ -80,7 +80,7 @@ async def test_users_are_invited_disabled_enabled_and_deleted(
 
 
 async def test_commands_act_as_the_user_of_the_token(world: World, polydev: PolydevCommand) -> None:
-    ann = await a_user(world.controller, "ann")
+    ann = await create_user(world.controller, "ann")
     _, text = await ann.token("read", "account")
     own = {"POLYDEV_TOKEN": text}
     made = await polydev.json("token", "create", "nightly", "-s", "read", "--days", "1", **own)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from controller_world import LIMIT_S, World, a_world
+from controller_world import LIMIT_S, World, open_world
 
 from polydev.shared.domain import GuestFile, VmId
 from polydev.shared.errors import BadApiKey, LoginUnderway, NoSuchFile, SettingsUnreadable
@@ -24,7 +24,7 @@ PROVIDERS = [it.id for it in all_providers()]
 
 @pytest.fixture
 async def world(some_database_url: str) -> AsyncIterator[World]:
-    async with a_world(DATABASE_URL=some_database_url) as it:
+    async with open_world(DATABASE_URL=some_database_url) as it:
         await it.controller.start()
         yield it
 
@@ -59,7 +59,7 @@ async def put(world: World, vm_id: VmId, path: str, content: bytes) -> None:
         await host.run(f"put-{uuid.uuid4()}", WriteFiles(vm_id=vm_id, files=files), 30)
 
 
-async def the_credential(world: World) -> dict[str, Any]:
+async def get_credential(world: World) -> dict[str, Any]:
     (listed,) = await world.controller.ask("GET", "/api/credentials")
     return dict(listed)
 
@@ -73,7 +73,7 @@ async def test_api_key_connects_without_a_browser_machine(world: World, of: str)
     assert view["method"] == "api_key"
     done = [step["step"] for step in view["steps"]]
     assert done == ["wait-for-room", "create-cli-machine", "write", "settle"]
-    listed = await the_credential(world)
+    listed = await get_credential(world)
     assert (listed["kind"], listed["provider"], listed["vmId"]) == ("api_key", of, cli)
     path = f"/api/credentials/{listed['credentialId']}"
     verdict = await world.controller.ask("POST", f"{path}/validate")
@@ -93,12 +93,12 @@ async def test_login_and_api_key_replace_each_other(world: World, of: str) -> No
     assert KEY.encode() in after_key[about.api_key.path]
     if about.api_key.path != about.credentials.path:
         assert about.credentials.path not in after_key
-    assert (await the_credential(world))["kind"] == "api_key"
+    assert (await get_credential(world))["kind"] == "api_key"
     assert await connected(world, await world.controller.connect(of)) == cli
     back = await contents(world, cli, of)
     assert KEY.encode() not in b"".join(back.values())
     assert set(back) == set(after_login)
-    assert (await the_credential(world))["kind"] == "login"
+    assert (await get_credential(world))["kind"] == "login"
 
 
 async def test_users_own_settings_survive(world: World) -> None:
@@ -132,7 +132,7 @@ async def test_unreadable_settings_fail_the_session_and_stay_unchanged(
     assert session["error"]["code"] == SettingsUnreadable.code
     assert "/root/.claude/settings.json" in session["error"]["message"]
     assert await contents(world, cli, "claude_code") == {"/root/.claude/settings.json": mine}
-    assert (await the_credential(world))["provider"] == "codex"
+    assert (await get_credential(world))["provider"] == "codex"
 
 
 @pytest.mark.parametrize("of", PROVIDERS)
@@ -140,7 +140,7 @@ async def test_revoked_key_is_removed_from_a_stopped_machine(world: World, of: s
     cli = await connected(world, await hand_in(world, of))
     await world.controller.ask("POST", f"/api/vm/{cli}/stop")
     await world.until_machine(cli, "stopped")
-    await revoked(world, (await the_credential(world))["credentialId"])
+    await revoked(world, (await get_credential(world))["credentialId"])
     left = await contents(world, cli, of)
     assert KEY.encode() not in b"".join(left.values())
     assert b"apiKeyHelper" not in b"".join(left.values())
@@ -148,9 +148,9 @@ async def test_revoked_key_is_removed_from_a_stopped_machine(world: World, of: s
 
 async def test_new_key_replaces_the_old_one(world: World) -> None:
     cli = await connected(world, await hand_in(world, "codex"))
-    first = await the_credential(world)
+    first = await get_credential(world)
     assert await connected(world, await hand_in(world, "codex", OTHER_KEY)) == cli
-    second = await the_credential(world)
+    second = await get_credential(world)
     assert first["credentialId"] != second["credentialId"]
     stored = await world.credentials(cli, "codex")
     assert stored["OPENAI_API_KEY"] == OTHER_KEY
@@ -201,7 +201,7 @@ async def test_invalid_key_is_refused_before_anything_is_created(world: World) -
 async def test_key_is_only_in_the_machine_and_sealed(world: World, tmp_path: Path) -> None:
     await connected(world, await hand_in(world, "codex"))
     await refused(world, "claude_code", f"{KEY} {KEY}")
-    await validated(world, await the_credential(world))
+    await validated(world, await get_credential(world))
     with world.controller.held():
         session_id = await hand_in(world, "gemini_cli")
         await world.controller.ask("POST", f"/api/auth/session/{session_id}/cancel")

@@ -10,7 +10,7 @@ import time
 
 import pytest
 from controller_process import At
-from controller_world import World, a_world, tokens_in
+from controller_world import World, open_world, tokens_in
 
 from polydev.shared.domain import LOGIN_STEPS
 from polydev.shared.host_protocol import StopMachine
@@ -78,7 +78,7 @@ async def test_existing_machine_is_unchanged_after_failure(world: World, step: s
 
 
 async def test_cancelled_session_leaves_nothing() -> None:
-    async with a_world({"login_end": "never"}) as world:
+    async with open_world({"login_end": "never"}) as world:
         await world.controller.start()
         session_id = await world.controller.connect("codex")
         waiting = await world.controller.until(session_id, "waiting_for_person")
@@ -90,7 +90,7 @@ async def test_cancelled_session_leaves_nothing() -> None:
 
 
 async def test_cancel_interrupts_machine_creation() -> None:
-    async with a_world({"boot_s": 45}) as world:
+    async with open_world({"boot_s": 45}) as world:
         await world.controller.start()
         session_id = await world.controller.connect("codex")
         await world.controller.until(session_id, "running")
@@ -103,7 +103,7 @@ async def test_cancel_interrupts_machine_creation() -> None:
 
 
 async def test_cancel_survives_a_killed_controller() -> None:
-    async with a_world({"login_end": "never"}) as world:
+    async with open_world({"login_end": "never"}) as world:
         await world.controller.start()
         session_id = await world.controller.connect("codex")
         await world.controller.until(session_id, "waiting_for_person")
@@ -116,7 +116,7 @@ async def test_cancel_survives_a_killed_controller() -> None:
 
 
 async def test_session_expires_across_a_restart() -> None:
-    async with a_world({"login_end": "never"}, POLYDEV_PERSON_LIMIT_S="8") as world:
+    async with open_world({"login_end": "never"}, POLYDEV_PERSON_LIMIT_S="8") as world:
         await world.controller.start()
         session_id = await world.controller.connect("codex")
         waiting = await world.controller.until(session_id, "waiting_for_person")
@@ -129,7 +129,7 @@ async def test_session_expires_across_a_restart() -> None:
 
 
 async def test_pasted_callback_completes_the_login_and_is_not_stored() -> None:
-    async with a_world({"login_end": "never"}) as world:
+    async with open_world({"login_end": "never"}) as world:
         await world.controller.start()
         session_id = await world.controller.connect("codex")
         await world.controller.until(session_id, "waiting_for_person")
@@ -142,7 +142,7 @@ async def test_pasted_callback_completes_the_login_and_is_not_stored() -> None:
 
 
 async def test_failed_login_has_an_error() -> None:
-    async with a_world({"login_end": "failure"}) as world:
+    async with open_world({"login_end": "failure"}) as world:
         await world.controller.start()
         session = await world.controller.until(await world.controller.connect("codex"))
         assert session["status"] == "failed"
@@ -152,7 +152,7 @@ async def test_failed_login_has_an_error() -> None:
 
 
 async def test_error_of_an_unready_machine_names_its_console_log() -> None:
-    async with a_world({"becomes_ready": False}, POLYDEV_MACHINE_LIMIT_S="2") as world:
+    async with open_world({"becomes_ready": False}, POLYDEV_MACHINE_LIMIT_S="2") as world:
         await world.controller.start()
         session = await world.controller.until(await world.controller.connect("codex"))
         assert session["error"]["code"] == "machine-not-ready"
@@ -171,7 +171,7 @@ async def test_session_survives_a_host_agent_outage(world: World) -> None:
 
 
 async def test_second_request_returns_the_same_session() -> None:
-    async with a_world({"login_end": "never"}) as world:
+    async with open_world({"login_end": "never"}) as world:
         await world.controller.start()
         first = await world.controller.connect("codex")
         assert await world.controller.connect("codex") == first
@@ -197,7 +197,7 @@ async def test_failed_undo_is_retried_by_the_reconciler(world: World) -> None:
 
 
 async def test_stopped_cli_machine_is_started_to_write_credentials() -> None:
-    async with a_world({"login_end": "never"}) as world:
+    async with open_world({"login_end": "never"}) as world:
         await world.controller.start()
         session_id = await world.controller.connect("codex")
         waiting = await world.controller.until(session_id, "waiting_for_person")
@@ -211,7 +211,7 @@ async def test_stopped_cli_machine_is_started_to_write_credentials() -> None:
 @pytest.mark.parametrize("boot_s", [0, 3])
 async def test_session_continues_after_a_controller_restart(boot_s: int) -> None:
     """Restart it while it waits for the user, and while it creates machines."""
-    async with a_world({"login_end": "never", "boot_s": boot_s}) as world:
+    async with open_world({"login_end": "never", "boot_s": boot_s}) as world:
         await world.controller.start()
         session_id = await world.controller.connect("codex")
         reached = "running" if boot_s else "waiting_for_person"

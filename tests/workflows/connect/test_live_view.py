@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 
 import httpx
 import pytest
-from api_users import TestUser, a_user
-from controller_world import World, a_world
-from rfb import ENTER, RfbClient, a_view, headers_of, heard_by_screen, ticket_for, view_url
+from api_users import TestUser, create_user
+from controller_world import World, open_world
+from rfb import ENTER, RfbClient, headers_of, heard_by_screen, open_live_view, ticket_for, view_url
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -28,7 +28,7 @@ DOT_BYTES = 6 * 6 * 4
 
 @asynccontextmanager
 async def _world(**settings: str) -> AsyncIterator[World]:
-    async with a_world(NEVER, **settings) as it:
+    async with open_world(NEVER, **settings) as it:
         await it.controller.start()
         yield it
 
@@ -42,14 +42,14 @@ async def world() -> AsyncIterator[World]:
 @pytest.fixture(params=["ssh", "direct"])
 async def world_over(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     """A world for each channel of simulated machines."""
-    async with a_world({**NEVER, "channel": request.param}) as it:
+    async with open_world({**NEVER, "channel": request.param}) as it:
         await it.controller.start()
         yield it
 
 
 @pytest.fixture
 async def ann(world: World) -> TestUser:
-    return await a_user(world.controller, "ann")
+    return await create_user(world.controller, "ann")
 
 
 async def _waiting(client: httpx.AsyncClient, world: World) -> str:
@@ -88,10 +88,10 @@ async def _ended(view: RfbClient, limit_s: float = LIMIT_S) -> tuple[int, str]:
 
 async def test_view_carries_clicks_keys_and_the_login(world_over: World) -> None:
     world = world_over
-    ann = await a_user(world.controller, "ann")
+    ann = await create_user(world.controller, "ann")
     async with ann.by_cookie() as client:
         session_id = await _waiting(client, world)
-        async with a_view(client, session_id, subprotocols=["binary"]) as view:
+        async with open_live_view(client, session_id, subprotocols=["binary"]) as view:
             assert view.socket.subprotocol == "binary"
             assert await view.shake_hands() == (WIDTH, HEIGHT)
             assert len(await view.picture()) == WIDTH * HEIGHT * 4
@@ -108,7 +108,7 @@ async def test_view_carries_clicks_keys_and_the_login(world_over: World) -> None
 
 
 async def test_only_the_owner_gets_and_uses_a_ticket(world: World, ann: TestUser) -> None:
-    ben = await a_user(world.controller, "ben")
+    ben = await create_user(world.controller, "ben")
     async with ann.by_cookie() as client, ben.by_cookie() as bens:
         session_id = await _waiting(client, world)
         theirs = await bens.post(f"/api/auth/session/{session_id}/view")
@@ -152,12 +152,12 @@ async def test_ticket_opens_one_view(world: World, ann: TestUser) -> None:
 
 async def test_ticket_of_one_controller_is_valid_at_another(database_url: str) -> None:
     async with _world(DATABASE_URL=database_url) as world:
-        ann = await a_user(world.controller, "ann")
+        ann = await create_user(world.controller, "ann")
         async with ann.by_cookie() as client:
             session_id = await _waiting(client, world)
             here = client
             if world.is_shared:
-                other = world.another()
+                other = world.add_controller()
                 await other.start()
                 there = TestUser(other, ann.user_id, "", ann.cookies, ann.csrf, ann.sign_in_id)
                 here = there.by_cookie()
@@ -172,7 +172,7 @@ async def test_ticket_of_one_controller_is_valid_at_another(database_url: str) -
 async def test_session_end_closes_its_view(world: World, ann: TestUser) -> None:
     async with ann.by_cookie() as client:
         session_id = await _waiting(client, world)
-        async with a_view(client, session_id) as view:
+        async with open_live_view(client, session_id) as view:
             await view.shake_hands()
             cancelled = await client.post(f"/api/auth/session/{session_id}/cancel")
             assert cancelled.status_code == 202
@@ -185,7 +185,7 @@ async def test_session_end_closes_its_view(world: World, ann: TestUser) -> None:
 async def test_signing_out_closes_the_view(world: World, ann: TestUser) -> None:
     async with ann.by_cookie() as client:
         session_id = await _waiting(client, world)
-        async with a_view(client, session_id) as view:
+        async with open_live_view(client, session_id) as view:
             await view.shake_hands()
             assert (await client.post("/api/account/sign-out")).status_code == 204
             code, reason = await _ended(view, streams.PERMISSION_CHECK_S + LIMIT_S)
@@ -196,7 +196,7 @@ async def test_signing_out_closes_the_view(world: World, ann: TestUser) -> None:
 async def test_lost_machine_closes_the_view(world: World, ann: TestUser) -> None:
     async with ann.by_cookie() as client:
         session_id = await _waiting(client, world)
-        async with a_view(client, session_id) as view:
+        async with open_live_view(client, session_id) as view:
             await view.shake_hands()
             await world.agent.kill()
             code, _ = await _ended(view)
@@ -206,17 +206,17 @@ async def test_lost_machine_closes_the_view(world: World, ann: TestUser) -> None
 async def test_open_views_are_limited(world: World, ann: TestUser) -> None:
     async with ann.by_cookie() as client:
         session_id = await _waiting(client, world)
-        held = [a_view(client, session_id) for _ in range(LIVE_VIEWS.limit)]
+        held = [open_live_view(client, session_id) for _ in range(LIVE_VIEWS.limit)]
         for it in held:
             await (await it.__aenter__()).shake_hands()
-        async with a_view(client, session_id) as one_more:
+        async with open_live_view(client, session_id) as one_more:
             code, reason = await _ended(one_more)
             assert code == CloseCode.TOO_MANY
             assert f"{LIVE_VIEWS.limit} live views" in reason
         await held.pop().__aexit__(None, None, None)
         async with asyncio.timeout(LIMIT_S):
             while True:  # the server notices the close a moment later
-                async with a_view(client, session_id) as again:
+                async with open_live_view(client, session_id) as again:
                     try:
                         assert await again.shake_hands() == (WIDTH, HEIGHT)
                     except ConnectionClosed:
@@ -227,9 +227,9 @@ async def test_open_views_are_limited(world: World, ann: TestUser) -> None:
 
 
 async def test_view_needs_a_browser_machine() -> None:
-    async with a_world({**NEVER, "becomes_ready": False}) as world:
+    async with open_world({**NEVER, "becomes_ready": False}) as world:
         await world.controller.start()
-        ann = await a_user(world.controller, "ann")
+        ann = await create_user(world.controller, "ann")
         async with ann.by_cookie() as client:
             started = await client.post("/api/auth/start", json={"provider": "codex"})
             session_id = started.json()["sessionId"]
@@ -244,7 +244,7 @@ async def test_view_shows_the_sessions_own_browser_machine(world: World, ann: Te
         started = await client.post("/api/auth/start", json={"provider": "claude_code"})
         other = started.json()["sessionId"]
         await _until(client, other, "waiting_for_person")
-        async with a_view(client, other) as view:
+        async with open_live_view(client, other) as view:
             await view.shake_hands()
             await view.click(10, 10)
             host = world.controller.host()

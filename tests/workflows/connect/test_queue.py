@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from api_users import a_user
+from api_users import create_user
 from controller_process import ENDS, At, ControllerProcess
 from hosts_world import LIMIT_S, HostsWorld, hosts_world
 
@@ -50,7 +50,7 @@ class ApiUser:
 
 async def users(world: HostsWorld, count: int) -> Sequence[ApiUser]:
     """Create users of a world whose controller runs."""
-    made = [await a_user(world.controller, f"person-{number}") for number in range(count)]
+    made = [await create_user(world.controller, f"person-{number}") for number in range(count)]
     scopes = ("read", "connect", "machines")
     return [ApiUser(await it.by_token(*scopes)) for it in made]
 
@@ -179,7 +179,7 @@ async def test_machine_without_capacity_is_refused() -> None:
 async def test_queue_of_two_controllers_survives_one(postgresql_url: str) -> None:
     room_for_two = {"POLYDEV_HOST_MEMORY_MIB": "6200"}
     async with hosts_world([room_for_two], {"login_s": 0.5}, DATABASE_URL=postgresql_url) as world:
-        other = world.another("other")
+        other = world.add_controller("other")
         await world.controller.start()
         everybody = await users(world, 4)
         await other.start()

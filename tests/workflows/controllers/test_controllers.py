@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from controller_process import TOKEN, At, ControllerProcess
-from controller_world import World, a_world, tokens_in
+from controller_world import World, open_world, tokens_in
 from postgres import Cluster
 
 from polydev.controller.store.tables import controllers, credentials, vms
@@ -29,9 +29,9 @@ LIMIT_S = 60
 async def _several(
     url: str, count: int = 2, **simulation: Any
 ) -> AsyncIterator[tuple[World, list[ControllerProcess]]]:
-    async with a_world(simulation, DATABASE_URL=url) as world:
+    async with open_world(simulation, DATABASE_URL=url) as world:
         for _ in range(count - 1):
-            world.another()
+            world.add_controller()
         await world.controller.start()
         yield world, world.controllers
 
@@ -140,7 +140,7 @@ async def test_controller_with_an_expired_lease_exits(postgresql_url: str) -> No
 async def test_controller_exits_without_its_database_and_restarts(
     postgres: Cluster, postgresql_url: str
 ) -> None:
-    async with a_world({"login_end": "never"}, DATABASE_URL=postgresql_url) as world:
+    async with open_world({"login_end": "never"}, DATABASE_URL=postgresql_url) as world:
         controller = world.controller
         await controller.start()
         session_id = await controller.connect("codex")

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from controller_world import FILES, World, a_world, tokens_in
+from controller_world import FILES, World, open_world, tokens_in
 
 from polydev.shared.domain import GuestFile
 from polydev.shared.errors import NoSuchFile
@@ -167,7 +167,7 @@ async def test_revocation_completes_when_an_absent_host_returns(world: World) ->
 
 
 async def test_revocation_leaves_an_active_login_unchanged() -> None:
-    async with a_world({"login_end": "never"}) as world:
+    async with open_world({"login_end": "never"}) as world:
         await world.controller.start()
         path = "/api/auth/session/{}/input"
         url = {"callbackUrl": "http://localhost:1455/auth/callback?code=x&state=x"}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import quick_hashing
 from controller_process import KEY, At, ControllerProcess
-from controller_world import World, a_world
+from controller_world import World, open_world
 from pydantic import SecretStr
 
 from polydev.controller.store.queries.accounts import users
@@ -218,8 +218,8 @@ async def _first_killed(controllers: Sequence[ControllerProcess]) -> ControllerP
 
 async def test_two_controllers_roll_through_a_key_change(postgresql_url: str) -> None:
     """Sessions continue during the change, and the controller that reseals is killed."""
-    async with a_world(DATABASE_URL=postgresql_url) as world:
-        both = [world.controller, world.another()]
+    async with open_world(DATABASE_URL=postgresql_url) as world:
+        both = [world.controller, world.add_controller()]
         first, second = both
         for controller in both:
             await controller.start()

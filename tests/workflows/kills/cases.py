@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import pytest
-from api_users import a_user
+from api_users import create_user
 from controller_world import LIMIT_S, World
 
 from polydev.shared.errors import NoSuchFile
@@ -224,7 +224,7 @@ async def _is_revoked(world: World, vm_id: str) -> None:
 
 async def _user_with_everything(world: World) -> str:
     """A user with a machine, a credential, a sign-in and a token."""
-    user = await a_user(world.controller, "ann")
+    user = await create_user(world.controller, "ann")
     async with await user.by_token("read", "connect") as client:
         asked = (await client.post("/api/auth/start", json={"provider": "codex"})).json()
         path = f"/api/auth/session/{asked['sessionId']}"

@@ -18,7 +18,7 @@ from contextlib import AbstractAsyncContextManager
 import pytest
 from cases import CASES, ELSEWHERE, Case
 from controller_process import At, SagaTable
-from controller_world import World, a_world
+from controller_world import World, open_world
 
 EVERY_CASE_ON_BOTH = os.environ.get("POLYDEV_MATRIX") == "all"
 ON_SQLITE = [("sqlite", case) for case in CASES]
@@ -47,7 +47,7 @@ async def world_twice(database_url: str) -> AsyncIterator[World]:
 
 def _world(database_url: str) -> AbstractAsyncContextManager[World]:
     settings = {"DATABASE_URL": database_url, "POLYDEV_SIGN_UPS_PER_HOUR": "1000"}
-    return a_world({"channel": "direct"}, **settings)
+    return open_world({"channel": "direct"}, **settings)
 
 
 def _points(steps: Sequence[str]) -> list[At]:

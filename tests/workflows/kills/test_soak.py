@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 import sqlalchemy as sa
-from controller_world import World, a_world, tokens_in
+from controller_world import World, open_world, tokens_in
 
 from polydev.controller.store.tables import auth_sessions
 from polydev.shared.providers import provider_ids
@@ -142,7 +142,7 @@ async def test_every_session_settles_despite_kills(
     dice, enough, began = random.Random(seed), asyncio.Event(), time.monotonic()
     with capsys.disabled():
         print(f"\nsoak: seed {seed}", end="", flush=True)
-    async with a_world(
+    async with open_world(
         {"login_s": 0.2, "boot_s": 0.1, "channel": "direct"},
         DATABASE_URL=database_url,
         POLYDEV_CONNECTS_PER_HOUR="100000",

@@ -10,20 +10,20 @@ from typing import Any
 
 import httpx
 import pytest
-from api_users import a_user
-from controller_world import World, a_world
+from api_users import create_user
+from controller_world import World, open_world
 
 LIMIT = 2 * 1024 * 1024
 
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
-    async with a_world(POLYDEV_FILE_LIMIT_MIB="2") as it:
+    async with open_world(POLYDEV_FILE_LIMIT_MIB="2") as it:
         await it.controller.start()
         yield it
 
 
-async def a_machine(world: World) -> str:
+async def create_machine(world: World) -> str:
     view = await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})
     return str((await world.until_machine(view["vm_id"], "running"))["vm_id"])
 
@@ -39,7 +39,7 @@ def code_of(answer: httpx.Response) -> tuple[int, str]:
 
 
 async def test_files_are_uploaded_listed_downloaded_moved_and_removed(world: World) -> None:
-    vm_id = await a_machine(world)
+    vm_id = await create_machine(world)
     files = f"/api/vm/{vm_id}/files"
     content = os.urandom(LIMIT)
     async with world.controller.client() as client:
@@ -77,7 +77,7 @@ async def test_files_are_uploaded_listed_downloaded_moved_and_removed(world: Wor
 
 
 async def test_oversized_and_invalid_requests_are_refused(world: World) -> None:
-    vm_id = await a_machine(world)
+    vm_id = await create_machine(world)
     files = f"/api/vm/{vm_id}/files"
 
     async def endless() -> AsyncIterator[bytes]:
@@ -109,7 +109,7 @@ async def test_oversized_and_invalid_requests_are_refused(world: World) -> None:
 
 
 async def test_arbitrary_file_names_round_trip(world: World) -> None:
-    vm_id = await a_machine(world)
+    vm_id = await create_machine(world)
     files = f"/api/vm/{vm_id}/files"
     names = [b"two\nlines\x1b[31m", b"\xff\xfe", "\u202egpj.exe".encode(), b"%41&path=etc#?"]
     for name in names:
@@ -129,8 +129,8 @@ async def test_arbitrary_file_names_round_trip(world: World) -> None:
 async def test_files_need_the_owner_the_scope_and_a_running_machine(
     world: World,
 ) -> None:
-    owner = await a_user(world.controller, "owner")
-    other = await a_user(world.controller, "other")
+    owner = await create_user(world.controller, "owner")
+    other = await create_user(world.controller, "other")
     async with owner.by_cookie() as client:
         vm_id = (await client.post("/api/vm/create", json={"vmType": "cli"})).json()["vm_id"]
         while (await world.states()).get(vm_id) != "running":
@@ -155,7 +155,7 @@ async def test_files_need_the_owner_the_scope_and_a_running_machine(
 
 
 async def test_resource_usage_is_reported_within_the_limits(world: World) -> None:
-    vm_id = await a_machine(world)
+    vm_id = await create_machine(world)
     async with asyncio.timeout(60), world.controller.client() as client:
         usage = (await client.get(f"/api/vm/{vm_id}/usage")).json()
         while len(usage["samples"]) < 2:

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
-from chatting import ChatClient, a_chat, connected, joined_text, kinds
+from chatting import ChatClient, connected, create_chat, joined_text, kinds
 from controller_process import TOKEN
-from controller_world import World, a_world
+from controller_world import World, open_world
 from websockets.asyncio.client import ClientConnection, connect
 
 from polydev.shared.host_protocol import ExecEnd, ExecRequest, HibernateMachine, ResumeMachine
@@ -22,9 +22,9 @@ CHAT = "a message in a chat"
 
 
 @asynccontextmanager
-async def a_connected(**settings: str) -> AsyncIterator[tuple[World, str]]:
+async def open_connected_world(**settings: str) -> AsyncIterator[tuple[World, str]]:
     """A world with a connected Codex, and its CLI machine."""
-    async with a_world(**settings) as world:
+    async with open_world(**settings) as world:
         await world.controller.start()
         yield world, await connected(world.controller, "codex")
 
@@ -40,14 +40,14 @@ async def audited(world: World, action: str) -> list[dict[str, Any]]:
 
 
 @asynccontextmanager
-async def a_socket(world: World, vm_id: str, path: str) -> AsyncIterator[ClientConnection]:
+async def open_socket(world: World, vm_id: str, path: str) -> AsyncIterator[ClientConnection]:
     url = f"ws://127.0.0.1:{world.controller.port}/api/vm/{vm_id}/{path}"
     headers = {"Authorization": f"Bearer {TOKEN}"}
     async with connect(url, additional_headers=headers, max_size=None) as socket:
         yield socket
 
 
-async def the_end(socket: ClientConnection) -> ExecEnd:
+async def read_exec_end(socket: ClientConnection) -> ExecEnd:
     """The last frame of a program's stream."""
     async with asyncio.timeout(LIMIT_S):
         async for frame in socket:
@@ -61,7 +61,7 @@ async def the_end(socket: ClientConnection) -> ExecEnd:
 
 async def _by_chat(world: World, vm_id: str) -> None:
     """The CLI continues the conversation from before hibernation."""
-    chat = await a_chat(world.controller)
+    chat = await create_chat(world.controller)
     await chat.turn("the first")
     await hibernated(world, vm_id)
     events = await chat.turn("the second")
@@ -81,30 +81,30 @@ async def _by_one_shot_turn(world: World, vm_id: str) -> None:
 
 
 async def _by_terminal(world: World, vm_id: str) -> None:
-    async with a_socket(world, vm_id, "terminal?wake=false") as socket:
-        error = (await the_end(socket)).error
+    async with open_socket(world, vm_id, "terminal?wake=false") as socket:
+        error = (await read_exec_end(socket)).error
         assert error is not None
         assert error.code == "machine-asleep"
     assert (await world.states())[vm_id] == "hibernated", "the request must not resume it"
-    async with a_socket(world, vm_id, "terminal") as socket, asyncio.timeout(LIMIT_S):
+    async with open_socket(world, vm_id, "terminal") as socket, asyncio.timeout(LIMIT_S):
         assert json.loads(await socket.recv()) == {"notice": "Its machine is resuming"}
         assert isinstance(await socket.recv(), bytes)
         await world.controller.ask("POST", f"/api/vm/{vm_id}/hibernate")
-        error = (await the_end(socket)).error
+        error = (await read_exec_end(socket)).error
         assert error is not None
         assert error.code == "machine-asleep", "the closed terminal gets the reason"
     await world.until_machine(vm_id, "hibernated")
-    async with a_socket(world, vm_id, "terminal") as socket, asyncio.timeout(LIMIT_S):
+    async with open_socket(world, vm_id, "terminal") as socket, asyncio.timeout(LIMIT_S):
         while not isinstance(await socket.recv(), bytes):
             pass
 
 
 async def _by_program(world: World, vm_id: str) -> None:
-    async with a_socket(world, vm_id, "exec") as socket:
+    async with open_socket(world, vm_id, "exec") as socket:
         request = ExecRequest(argv=["codex", "login", "status"])
         await socket.send(request.model_dump_json())
         await socket.send(b"")
-        assert (await the_end(socket)).exit_code == 0
+        assert (await read_exec_end(socket)).exit_code == 0
 
 
 async def _by_files(world: World, vm_id: str) -> None:
@@ -141,7 +141,7 @@ USES: tuple[tuple[Use, str], ...] = (
 async def test_every_use_resumes_a_hibernated_machine(
     some_database_url: str,
 ) -> None:
-    async with a_connected(DATABASE_URL=some_database_url) as (world, vm_id):
+    async with open_connected_world(DATABASE_URL=some_database_url) as (world, vm_id):
         for use, why in USES:
             if use is not _by_chat:
                 await hibernated(world, vm_id)
@@ -185,7 +185,7 @@ async def _waits_for_permission(chat: ChatClient) -> int:
 
 
 async def test_only_an_unused_machine_is_hibernated() -> None:
-    async with a_world({"login_end": "never"}) as world:
+    async with open_world({"login_end": "never"}) as world:
         await world.controller.start()
         session_id = await world.controller.connect("codex")
         session = await world.controller.until(session_id, "waiting_for_person")
@@ -195,7 +195,7 @@ async def test_only_an_unused_machine_is_hibernated() -> None:
         await world.controller.ask("POST", path, {"callbackUrl": _callback_of(session)})
         assert (await world.controller.until(session_id))["status"] == "completed"
 
-        chat = await a_chat(world.controller)
+        chat = await create_chat(world.controller)
         number = await _waits_for_permission(chat)
         assert await _refused(world, vm_id, "hibernate") == (409, "machine-busy")
         await world.controller.ask("POST", f"{chat.path}/stop")
@@ -222,8 +222,8 @@ def _callback_of(session: dict[str, Any]) -> str:
 
 async def test_idle_machine_hibernates_unless_a_cli_is_busy() -> None:
     idle = {"POLYDEV_HIBERNATE_IDLE_S": "2", "POLYDEV_HIBERNATE_CPU": "1000"}
-    async with a_connected(**idle) as (world, vm_id):
-        chat = await a_chat(world.controller)
+    async with open_connected_world(**idle) as (world, vm_id):
+        chat = await create_chat(world.controller)
         number = await _waits_for_permission(chat)
         made = await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})
         view = await world.until_machine(made["vm_id"], "hibernated")
@@ -236,15 +236,15 @@ async def test_idle_machine_hibernates_unless_a_cli_is_busy() -> None:
 
         await world.controller.ask("POST", f"{chat.path}/stop")
         await chat.until("turn_ended", number)
-        async with a_socket(world, vm_id, "terminal") as socket:  # a forgotten tab
+        async with open_socket(world, vm_id, "terminal") as socket:  # a forgotten tab
             await world.until_machine(vm_id, "hibernated")
-            error = (await the_end(socket)).error
+            error = (await read_exec_end(socket)).error
             assert error is not None
             assert error.code == "machine-asleep"
 
 
 async def test_machine_stays_hibernated_when_its_host_is_full() -> None:
-    async with a_world(POLYDEV_CLI_MEMORY_MIB="1024") as world:
+    async with open_world(POLYDEV_CLI_MEMORY_MIB="1024") as world:
         await world.agent.kill()
         world.agent.env["POLYDEV_HOST_MEMORY_MIB"] = "4096"
         await world.agent.start()
@@ -257,7 +257,7 @@ async def test_machine_stays_hibernated_when_its_host_is_full() -> None:
             others.append(made["vm_id"])
             await world.until_machine(made["vm_id"], "running")
         assert await _refused(world, vm_id, "resume") == (503, "no-capacity")
-        chat = await a_chat(world.controller)
+        chat = await create_chat(world.controller)
         async with world.controller.client() as client:
             answer = await client.get(f"/api/vm/{others[1]}")
             assert answer.json()["status"] == "running"
@@ -319,7 +319,7 @@ async def _is_damaged(world: World, vm_id: str) -> None:
     [memory] = [it for it in world.agent.state_dir.rglob("memory*") if it.is_file()]
     content = memory.read_bytes()
     memory.write_bytes(content[: len(content) // 2])
-    events = await (await a_chat(world.controller)).turn("hello")
+    events = await (await create_chat(world.controller)).turn("hello")
     assert joined_text(events) == "You said: hello"
     sleep = (await world.until_machine(vm_id, "running"))["sleep"]
     assert (sleep["woke_how"], sleep["woke_why"]) == ("booted", CHAT)
@@ -352,7 +352,7 @@ async def _differs(world: World, vm_id: str) -> None:
 
 
 async def test_hibernated_machine_is_usable_after_any_failure() -> None:
-    async with a_connected(POLYDEV_RECONCILE_PERIOD_S="0.5") as (world, vm_id):
+    async with open_connected_world(POLYDEV_RECONCILE_PERIOD_S="0.5") as (world, vm_id):
         await _by_commands(world, vm_id)
         await _is_damaged(world, vm_id)
         await _differs(world, vm_id)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from controller_process import At
-from controller_world import World, a_world
+from controller_world import World, open_world
 
 from polydev.shared.host_protocol import DestroyMachine, StopMachine
 
@@ -124,7 +124,7 @@ async def test_machines_of_another_installation_stay(world: World) -> None:
 
 
 async def test_session_waits_for_a_host_agent_killed_during_creation() -> None:
-    async with a_world({"boot_s": 3}) as world:
+    async with open_world({"boot_s": 3}) as world:
         await world.controller.start()
         session_id = await world.controller.connect("codex")
         await world.controller.until(session_id, "running")

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from api_users import a_user
+from api_users import create_user
 from controller_process import TOKEN
 from controller_world import World
 from websockets.asyncio.client import ClientConnection, connect
@@ -19,7 +19,7 @@ from polydev.shared.host_protocol import ExecEnd
 LIMIT_S = 60
 
 
-async def a_machine(world: World) -> str:
+async def create_machine(world: World) -> str:
     """Create a CLI machine and wait until it runs."""
     await world.controller.start()
     view = await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})
@@ -27,7 +27,7 @@ async def a_machine(world: World) -> str:
 
 
 @asynccontextmanager
-async def a_terminal(
+async def open_terminal(
     world: World, vm_id: str, query: str = "columns=100&rows=30", token: str = TOKEN
 ) -> AsyncIterator[ClientConnection]:
     url = f"ws://127.0.0.1:{world.controller.port}/api/vm/{vm_id}/terminal?{query}"
@@ -47,7 +47,7 @@ async def until_shown(socket: ClientConnection, text: bytes) -> bytes:
     return shown
 
 
-async def the_end(socket: ClientConnection) -> ExecEnd:
+async def read_exec_end(socket: ClientConnection) -> ExecEnd:
     async with asyncio.timeout(LIMIT_S):
         async for frame in socket:
             if isinstance(frame, str):
@@ -56,20 +56,20 @@ async def the_end(socket: ClientConnection) -> ExecEnd:
 
 
 async def test_input_is_run_and_echoed(world: World) -> None:
-    vm_id = await a_machine(world)
-    async with a_terminal(world, vm_id) as socket:
+    vm_id = await create_machine(world)
+    async with open_terminal(world, vm_id) as socket:
         await socket.send("echo Grüße\r".encode())
         await until_shown(socket, "\r\nGrüße\r\n".encode())
         await socket.send(b"exit\r")
-        end = await the_end(socket)
+        end = await read_exec_end(socket)
         assert (end.exit_code, end.error) == (0, None)
 
 
 async def test_terminal_follows_the_window_size(
     world: World,
 ) -> None:
-    vm_id = await a_machine(world)
-    async with a_terminal(world, vm_id) as socket:
+    vm_id = await create_machine(world)
+    async with open_terminal(world, vm_id) as socket:
         await socket.send(b"stty size\r")
         await until_shown(socket, b"\r\n30 100\r\n")
         await socket.send(json.dumps({"resize": [120, 40]}))
@@ -78,30 +78,30 @@ async def test_terminal_follows_the_window_size(
 
 
 async def test_terminal_outlives_connection_and_controller(world: World) -> None:
-    vm_id = await a_machine(world)
-    async with a_terminal(world, vm_id) as socket:
+    vm_id = await create_machine(world)
+    async with open_terminal(world, vm_id) as socket:
         await socket.send(b"echo before\r")
         await until_shown(socket, b"\r\nbefore\r\n")
-    async with a_terminal(world, vm_id) as socket:
+    async with open_terminal(world, vm_id) as socket:
         await until_shown(socket, b"\r\nbefore\r\n")
     await world.controller.kill()
     await world.controller.start()
     await world.controller.ask("GET", "/health")
-    async with a_terminal(world, vm_id) as socket, a_terminal(world, vm_id) as beside:
+    async with open_terminal(world, vm_id) as socket, open_terminal(world, vm_id) as beside:
         await until_shown(socket, b"\r\nbefore\r\n")
         await until_shown(beside, b"\r\nbefore\r\n")
         await socket.send(b"echo after\r")
         await until_shown(beside, b"\r\nafter\r\n")
-    async with a_terminal(world, vm_id, "name=other") as other:
+    async with open_terminal(world, vm_id, "name=other") as other:
         assert b"before" not in await until_shown(other, b"$ ")
 
 
 async def test_invalid_frames_end_it_with_an_error(world: World) -> None:
-    vm_id = await a_machine(world)
+    vm_id = await create_machine(world)
     for frame in ('{"resize": [0, 10]}', '{"resize": [10, 100000]}', "{}", "resize"):
-        async with a_terminal(world, vm_id) as socket:
+        async with open_terminal(world, vm_id) as socket:
             await socket.send(frame)
-            end = await the_end(socket)
+            end = await read_exec_end(socket)
             assert end.error is not None
             assert end.error.code == "bad-request"
 
@@ -109,22 +109,22 @@ async def test_invalid_frames_end_it_with_an_error(world: World) -> None:
 async def test_terminal_needs_its_owner_and_valid_parameters(
     world: World,
 ) -> None:
-    vm_id = await a_machine(world)
+    vm_id = await create_machine(world)
     for query in ("columns=0", "rows=501", "name=../x", "name=a%20b"):
         with pytest.raises(InvalidStatus):
-            async with a_terminal(world, vm_id, query):
+            async with open_terminal(world, vm_id, query):
                 pass
     [(_, other)] = (await world.users(1)).items()
     for token, status in (("wrong", 401), (other, 404)):
         with pytest.raises(InvalidStatus) as refused:
-            async with a_terminal(world, vm_id, token=token):
+            async with open_terminal(world, vm_id, token=token):
                 pass
         assert refused.value.response.status_code == status
 
 
 async def test_foreign_origin_is_refused(world: World) -> None:
-    await a_machine(world)
-    user = await a_user(world.controller, "owner")
+    await create_machine(world)
+    user = await create_user(world.controller, "owner")
     async with user.by_cookie() as client:
         made = (await client.post("/api/vm/create", json={"vmType": "cli"})).json()
         vm_id = made["vm_id"]
@@ -148,18 +148,18 @@ async def test_foreign_origin_is_refused(world: World) -> None:
 
 
 async def test_stopped_machine_is_reported(world: World) -> None:
-    vm_id = await a_machine(world)
+    vm_id = await create_machine(world)
     await world.controller.ask("POST", f"/api/vm/{vm_id}/stop")
     await world.until_machine(vm_id, "stopped")
-    async with a_terminal(world, vm_id) as socket:
-        end = await the_end(socket)
+    async with open_terminal(world, vm_id) as socket:
+        end = await read_exec_end(socket)
     assert end.error is not None
     assert end.error.code == "machine-busy"
 
 
 async def test_large_output_is_complete_and_in_order(world: World) -> None:
-    vm_id = await a_machine(world)
-    async with a_terminal(world, vm_id) as socket:
+    vm_id = await create_machine(world)
+    async with open_terminal(world, vm_id) as socket:
         await until_shown(socket, b"$ ")
         await socket.send(b"head -c 6000000 /dev/zero | base64\r")
         shown = await until_shown(socket, b"A\n$ ")

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from access_world import PASSWORD, TOKEN, MakeAccess, from_browser
-from openid_provider import CLIENT_ID, CLIENT_SECRET, an_openid_provider
+from openid_provider import CLIENT_ID, CLIENT_SECRET, running_openid_provider
 from starlette.requests import HTTPConnection
 
 from polydev.controller.access import Access
@@ -212,7 +212,7 @@ async def test_administrator_invites_disables_and_sets_roles(api: Any) -> None:
 
 
 async def test_browser_signs_in_at_the_provider(api: Any) -> None:
-    async with an_openid_provider() as provider:
+    async with running_openid_provider() as provider:
         client = await api(
             oidc_issuer=provider.url,
             oidc_client_id=CLIENT_ID,

@@ -14,7 +14,7 @@ from polydev.shared.domain import EventKind
 Events = list[tuple[EventKind, dict[str, Any]]]
 
 
-def a_translator() -> tuple[EventTranslator, Events, list[str]]:
+def create_translator() -> tuple[EventTranslator, Events, list[str]]:
     events: Events = []
     titles: list[str] = []
     return (
@@ -29,14 +29,14 @@ def text(content: object, kind: str = "agent_message_chunk") -> dict[str, Any]:
 
 
 def test_escapes_and_invisible_characters_are_removed() -> None:
-    translator, events, _ = a_translator()
+    translator, events, _ = create_translator()
     translator.on_update(text("a\x1b[31mred\x1b[0m\x1b]0;title\x07 \x00b\u202ec\ud800\r\nd\te"))
     assert events == [(EventKind.TEXT, {"text": "ared bc\nd\te"})]
 
 
 @pytest.mark.parametrize("wrong", [5, None, ["x"], {"a": 1}])
 def test_values_of_the_wrong_shape_are_dropped(wrong: object) -> None:
-    translator, events, titles = a_translator()
+    translator, events, titles = create_translator()
     translator.on_update(text(wrong))
     translator.on_update({"sessionUpdate": "agent_message_chunk", "content": wrong})
     translator.on_update({"sessionUpdate": wrong})
@@ -54,7 +54,7 @@ def test_values_of_the_wrong_shape_are_dropped(wrong: object) -> None:
 
 
 def test_all_events_are_bounded() -> None:
-    translator, events, _ = a_translator()
+    translator, events, _ = create_translator()
     long = "x" * 1_000_000
     diffs = [{"type": "diff", "path": long, "oldText": long, "newText": long}] * 100
     places = [{"path": long, "line": 10**30}] * 100
@@ -69,7 +69,7 @@ def test_all_events_are_bounded() -> None:
 
 
 def test_tool_call_reports_changes_and_ends_with_the_turn() -> None:
-    translator, events, _ = a_translator()
+    translator, events, _ = create_translator()
     translator.on_update(
         {"sessionUpdate": "tool_call", "toolCallId": "c", "title": "Run", "kind": "execute"}
     )
@@ -86,7 +86,7 @@ def test_tool_call_reports_changes_and_ends_with_the_turn() -> None:
 
 
 def test_growing_output_is_reported_in_steps() -> None:
-    translator, events, _ = a_translator()
+    translator, events, _ = create_translator()
     terminal = [{"type": "terminal", "terminalId": "t"}]
     translator.on_update({"sessionUpdate": "tool_call", "toolCallId": "c", "content": terminal})
     for _ in range(1000):
@@ -103,7 +103,7 @@ def test_growing_output_is_reported_in_steps() -> None:
 
 
 def test_permission_for_an_unknown_call_reports_the_call_first() -> None:
-    translator, events, _ = a_translator()
+    translator, events, _ = create_translator()
     call = {"toolCallId": "c", "title": "Write", "kind": "edit"}
     options = [{"optionId": "o", "name": "Yes", "kind": "allow_once"}]
     translator.on_permission_request("1-1", {"toolCall": call, "options": options})
@@ -113,7 +113,7 @@ def test_permission_for_an_unknown_call_reports_the_call_first() -> None:
 
 
 def test_call_ids_are_clean_and_bounded() -> None:
-    translator, events, _ = a_translator()
+    translator, events, _ = create_translator()
     call = {"toolCallId": "c\ud800\x00\x1b[2J\u202e" + "x" * 500, "title": "Look"}
     translator.on_update({"sessionUpdate": "tool_call", **call})
     translator.on_permission_request(

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from local_agents import BEGINNING, VM_ID, RecordingTurn, an_agent, local_host
+from local_agents import BEGINNING, VM_ID, RecordingTurn, local_host, provider_with_agent
 
 from polydev.controller.chat.acp import transport
 from polydev.controller.chat.acp.agent import Agent
@@ -33,7 +33,7 @@ async def running(about: Provider, limit_s: float = 20) -> AsyncIterator[Agent]:
 async def prompted(on_prompt: str, heard: RecordingTurn | None = None) -> Prompted:
     """Prompt an agent that runs this code; its result and updates."""
     heard = heard or RecordingTurn()
-    async with asyncio.timeout(40), running(an_agent(on_prompt)) as agent:
+    async with asyncio.timeout(40), running(provider_with_agent(on_prompt)) as agent:
         await agent.ready()
         session = await agent.open_session(None)
         assert session.is_new
@@ -157,13 +157,13 @@ async def test_agent_gets_neither_files_nor_terminals() -> None:
 
 async def test_agent_that_does_not_answer_in_time_is_stopped() -> None:
     sleeping = "import time\nif True:\n    if True:\n        time.sleep(60)\n"
-    async with running(an_agent("pass", sleeping), limit_s=0.5) as agent:
+    async with running(provider_with_agent("pass", sleeping), limit_s=0.5) as agent:
         with pytest.raises(ChatFailed, match=r"within 0\.5 s"):
             await agent.ready()
 
 
 async def test_two_chats_never_share_a_session() -> None:
-    async with running(an_agent("pass")) as agent:
+    async with running(provider_with_agent("pass")) as agent:
         await agent.ready()
         session = await agent.open_session(None)
         with pytest.raises(GuestMisbehaved, match="with the same id"):
@@ -185,7 +185,7 @@ _CAPABLE = {
 
 @pytest.mark.parametrize("way", _CAPABLE)
 async def test_lost_session_is_replaced(way: str) -> None:
-    async with running(an_agent(END, _forgetful(_CAPABLE[way]))) as agent:
+    async with running(provider_with_agent(END, _forgetful(_CAPABLE[way]))) as agent:
         await agent.ready()
         session = await agent.open_session("an-older-one")
         assert (session.session_id, session.is_new) == ("s-1", True)

@@ -9,7 +9,7 @@ import time
 import uuid
 
 import pytest
-from collector import Collector, a_collector
+from collector import Collector, running_collector
 from pydantic import SecretStr
 
 from polydev.controller.telemetry import traces
@@ -43,7 +43,7 @@ def test_span_without_a_collector_is_cheap() -> None:
 
 async def test_spans_arrive_with_parents_ids_and_attributes() -> None:
     session = str(uuid.uuid4())
-    with a_collector() as collector:
+    with running_collector() as collector:
         async with traces.export_traces(collector.url, SecretStr("x-key=abc, other = d"), 1):
             with traces.span("connect", trace=session, session=session):
                 await _step()
@@ -72,7 +72,7 @@ async def _step() -> None:
 
 
 async def test_error_is_exported_as_code_or_type_without_its_message() -> None:
-    with a_collector() as collector:
+    with running_collector() as collector:
         async with traces.export_traces(collector.url, None, 1):
             for error in (KeyError(SECRET), ChannelLost(SECRET)):
                 with pytest.raises(type(error)), traces.span("it"):
@@ -85,7 +85,7 @@ async def test_error_is_exported_as_code_or_type_without_its_message() -> None:
 
 @pytest.mark.parametrize("ratio", [0.0, 0.5])
 async def test_sampled_traces_are_complete(ratio: float) -> None:
-    with a_collector() as collector:
+    with running_collector() as collector:
         async with traces.export_traces(collector.url, None, ratio):
             for _ in range(200):
                 with traces.span("outer", trace=str(uuid.uuid4())), traces.span("inner"):
@@ -99,7 +99,7 @@ async def test_sampled_traces_are_complete(ratio: float) -> None:
 async def test_broken_collector_does_not_slow_the_controller(
     trouble: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with a_collector() as collector:
+    with running_collector() as collector:
         collector.status = 400
         url = collector.url if trouble == "refuses" else "http://127.0.0.1:9/v1/traces"
         async with _silent() as silent:

@@ -137,7 +137,7 @@ class Scene:
 
 
 @asynccontextmanager
-async def a_scene(root: Path) -> AsyncIterator[Scene]:
+async def create_scene(root: Path) -> AsyncIterator[Scene]:
     """Create a machine with data in memory."""
     root.mkdir()
     cut = Cut()
@@ -190,7 +190,7 @@ async def at_every_point(
 ) -> None:
     """Interrupt the operation at each of its points in turn, and check."""
     for number in itertools.count():
-        async with a_scene(tmp_path / str(number)) as scene:
+        async with create_scene(tmp_path / str(number)) as scene:
             if operation == "resume":
                 await scene.perform("hibernate")
             working = asyncio.create_task(scene.perform(operation))

@@ -40,13 +40,13 @@ class Processes:
         return self.now_s
 
 
-def a_log() -> tuple[UsageLog, Machines, Processes]:
+def create_usage_log() -> tuple[UsageLog, Machines, Processes]:
     machines, processes = Machines(), Processes()
     return UsageLog(machines, processes.read, processes.clock), machines, processes
 
 
 async def test_sample_covers_the_time_since_the_previous_one() -> None:
-    log, _, processes = a_log()
+    log, _, processes = create_usage_log()
     await log.sample()
     assert log.usage("vm-a").samples == []
     processes.now_s += 5
@@ -57,7 +57,7 @@ async def test_sample_covers_the_time_since_the_previous_one() -> None:
 
 
 async def test_another_process_of_the_same_pid_starts_over() -> None:
-    log, _, processes = a_log()
+    log, _, processes = create_usage_log()
     await log.sample()
     processes.now_s, processes.started[1], processes.cpu_s[1] = 105.0, 999, 0.1
     await log.sample()
@@ -68,7 +68,7 @@ async def test_another_process_of_the_same_pid_starts_over() -> None:
 
 
 async def test_stopped_machine_keeps_its_samples_and_a_destroyed_one_does_not() -> None:
-    log, machines, processes = a_log()
+    log, machines, processes = create_usage_log()
     for _ in range(2):
         await log.sample()
         processes.now_s += 5
@@ -82,7 +82,7 @@ async def test_stopped_machine_keeps_its_samples_and_a_destroyed_one_does_not() 
 
 
 async def test_samples_are_bounded() -> None:
-    log, _, processes = a_log()
+    log, _, processes = create_usage_log()
     for _ in range(int(resource_usage.RETENTION_S / resource_usage.PERIOD_S) + 50):
         await log.sample()
         processes.now_s += 5

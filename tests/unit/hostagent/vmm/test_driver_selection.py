@@ -61,7 +61,7 @@ async def test_auto_keeps_the_driver_with_running_machines() -> None:
 
 
 @contextmanager
-def a_process() -> Iterator[subprocess.Popen[bytes]]:
+def running_process() -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen(["sleep", "60"]) as process:
         yield process
         process.kill()
@@ -69,7 +69,7 @@ def a_process() -> Iterator[subprocess.Popen[bytes]]:
 
 @pytest.mark.parametrize("wanted", ["firecracker", "qemu"])
 async def test_named_driver_ends_the_machines_of_another(wanted: str) -> None:
-    with a_process() as ours, a_process() as another:
+    with running_process() as ours, running_process() as another:
         drivers = {
             name: FakeDriver(name, pids=[(ours if name == wanted else another).pid])
             for name in ("firecracker", "qemu")

@@ -29,7 +29,7 @@ VM_ID = "vm-00000000-0000-4000-8000-000000000001"
 PROGRAMS = Binaries(Path("/usr/bin/firecracker"), Path("/usr/bin/jailer"))
 
 
-def a_spec(folder: Path, **changes: Any) -> LaunchSpec:
+def launch_spec(folder: Path, **changes: Any) -> LaunchSpec:
     for name in ("kernel", "initramfs", "root.img", "disk.img", "config.tar"):
         (folder / name).write_bytes(b"\x7fELF")
     values: dict[str, Any] = {
@@ -132,7 +132,7 @@ async def test_machine_is_configured_in_the_documented_order(tmp_path: Path) -> 
         requests.append((request.url.path, json.loads(request.content)))
         return httpx.Response(204, stream=httpx.ByteStream(b""))
 
-    spec = a_spec(tmp_path)
+    spec = launch_spec(tmp_path)
     await configuration.machine(Api(httpx.MockTransport(answer)), spec, RateLimits())
     assert [path for path, _ in requests] == [
         "/logger", "/metrics", "/machine-config", "/boot-source",
@@ -151,13 +151,13 @@ async def test_machine_is_configured_in_the_documented_order(tmp_path: Path) -> 
 
 
 def test_only_disk_and_pipes_are_writable(tmp_path: Path) -> None:
-    files = configuration.machine_files(a_spec(tmp_path))
+    files = configuration.machine_files(launch_spec(tmp_path))
     assert {file.name for file in files if file.writable} == {"disk", "errors", "metrics"}
 
 
 @pytest.mark.parametrize("change", ["memory_mib", "vcpus"])
 def test_size_changes_the_fingerprint(tmp_path: Path, change: str) -> None:
-    spec = a_spec(tmp_path)
+    spec = launch_spec(tmp_path)
     one = fingerprint(spec, "1.13.1")
     changes: dict[str, Any] = {change: 4}
     assert fingerprint(dataclasses.replace(spec, **changes), "1.13.1") != one
@@ -165,7 +165,7 @@ def test_size_changes_the_fingerprint(tmp_path: Path, change: str) -> None:
 
 
 def test_version_and_kernel_change_the_fingerprint(tmp_path: Path) -> None:
-    spec = a_spec(tmp_path)
+    spec = launch_spec(tmp_path)
     one = fingerprint(spec, "1.13.1")
     assert fingerprint(spec, "1.13.2") != one
     (tmp_path / "kernel").write_bytes(b"\x7fELF, another")

@@ -33,7 +33,7 @@ def host(tmp_path: Path) -> WarmHost:
     return WarmHost(tmp_path)
 
 
-async def with_a_template(machines: MachineService) -> None:
+async def build_one_template(machines: MachineService) -> None:
     await machines.clones.request_template(SHAPE)
     await until_template_ready(machines)
 
@@ -50,7 +50,7 @@ async def test_first_browser_machine_boots_and_the_next_is_cloned(host: WarmHost
 
 async def test_clone_has_its_own_token_and_keys(host: WarmHost) -> None:
     async with host.working() as machines:
-        await with_a_template(machines)
+        await build_one_template(machines)
         first, second = browser_request(token="one"), browser_request(token="two")
         views = await asyncio.gather(machines.create(first), machines.create(second))
         assert all(view.is_clone for view in views)
@@ -72,14 +72,14 @@ async def test_clone_has_its_own_token_and_keys(host: WarmHost) -> None:
 
 async def test_another_agent_adopts_the_template(host: WarmHost) -> None:
     async with host.working() as machines:
-        await with_a_template(machines)
+        await build_one_template(machines)
     async with host.working() as machines:
         assert (await create_and_destroy(machines)).is_clone
 
 
 async def test_only_browser_machines_of_its_shape_are_cloned(host: WarmHost) -> None:
     async with host.working() as machines:
-        await with_a_template(machines)
+        await build_one_template(machines)
         cli = CreateMachine(
             vm_id=new_vm_id(),
             machine_kind=MachineKind.CLI,
@@ -96,7 +96,7 @@ async def test_only_browser_machines_of_its_shape_are_cloned(host: WarmHost) -> 
 
 async def test_template_of_other_settings_is_not_used(host: WarmHost) -> None:
     async with host.working() as machines:
-        await with_a_template(machines)
+        await build_one_template(machines)
     host.settings = {"dns": "10.0.0.1"}
     async with host.agent() as machines:
         assert (await machines.clones.view()).state == "none"
@@ -105,7 +105,7 @@ async def test_template_of_other_settings_is_not_used(host: WarmHost) -> None:
 
 async def test_host_restart_discards_a_template(host: WarmHost) -> None:
     async with host.working() as machines:
-        await with_a_template(machines)
+        await build_one_template(machines)
     [template] = host.templates
     for key in (host.root / "keys").rglob("*.key"):
         key.unlink()
@@ -124,7 +124,7 @@ async def test_failed_clones_boot_and_two_failures_discard_the_template(
     host: WarmHost, what: str
 ) -> None:
     async with host.working() as machines:
-        await with_a_template(machines)
+        await build_one_template(machines)
     [template] = host.templates
     host.quiet_s = 3600
     if what == "not renewed":
@@ -150,7 +150,7 @@ async def test_hanging_clone_leaves_time_to_boot(
 ) -> None:
     monkeypatch.setattr(warm_pool, "_CLONE_SHARE", 1 / 100)  # or it would take half of the time
     async with host.working() as machines:
-        await with_a_template(machines)
+        await build_one_template(machines)
     host.simulation = Simulation(renew_s=60)
     async with host.agent() as machines:
         asked = browser_request().model_copy(update={"ready_timeout_s": 60})
@@ -160,7 +160,7 @@ async def test_hanging_clone_leaves_time_to_boot(
 
 async def test_clone_destroyed_during_creation_leaves_nothing(host: WarmHost) -> None:
     async with host.working() as machines:
-        await with_a_template(machines)
+        await build_one_template(machines)
     host.simulation = Simulation(renew_s=60)
     async with host.agent() as machines:
         asked = browser_request()
@@ -273,7 +273,7 @@ async def test_no_template_is_built_during_a_login(host: WarmHost) -> None:
 
 async def test_pool_can_be_switched_off(host: WarmHost) -> None:
     async with host.working() as machines:
-        await with_a_template(machines)
+        await build_one_template(machines)
     host.is_on = False
     async with host.working() as machines:
         assert (await machines.clones.view()).state == "off"

@@ -106,7 +106,7 @@ async def test_failed_clone_is_booted(
 ) -> None:
     host = WarmHost(tmp_path)
     async with host.working() as machines:
-        await _with_a_template(machines)
+        await _build_one_template(machines)
         StepFault(monkeypatch, place, name)
         asked = browser_request()
         view = await machines.create(asked)
@@ -125,7 +125,7 @@ async def test_cancelled_clone_leaves_nothing(
 ) -> None:
     host = WarmHost(tmp_path)
     async with host.working() as machines:
-        await _with_a_template(machines)
+        await _build_one_template(machines)
         fault = StepFault(monkeypatch, place, name)
         fault.hangs = True
         asked = browser_request()
@@ -141,7 +141,7 @@ async def test_cancelled_clone_leaves_nothing(
 async def test_incomplete_template_is_never_found(tmp_path: Path) -> None:
     host = WarmHost(tmp_path)
     async with host.working() as machines:
-        await _with_a_template(machines)
+        await _build_one_template(machines)
         [template] = host.templates
         folder = MachineFolder(template.parent, template.name)
         folder.disk.unlink()
@@ -149,6 +149,6 @@ async def test_incomplete_template_is_never_found(tmp_path: Path) -> None:
         assert not (await create_and_destroy(machines)).is_clone
 
 
-async def _with_a_template(machines: MachineService) -> None:
+async def _build_one_template(machines: MachineService) -> None:
     await machines.clones.request_template(SHAPE)
     await until_template_ready(machines)

@@ -19,7 +19,7 @@ from openid_provider import (
     CLIENT_SECRET,
     Claims,
     OpenIdProvider,
-    an_openid_provider,
+    running_openid_provider,
     with_shared_secret,
 )
 
@@ -44,7 +44,7 @@ LATE = int(time.time()) - 120
 
 @pytest.fixture
 async def provider() -> AsyncIterator[OpenIdProvider]:
-    async with an_openid_provider() as it:
+    async with running_openid_provider() as it:
         yield it
 
 

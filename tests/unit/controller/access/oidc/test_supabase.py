@@ -12,7 +12,7 @@ import pytest
 from access_world import PASSWORD, TOKEN, MakeAccess, from_browser, with_token
 from joserfc import jwt
 from joserfc.jwk import ECKey, Key, OctKey
-from openid_provider import OpenIdProvider, an_openid_provider, with_shared_secret
+from openid_provider import OpenIdProvider, running_openid_provider, with_shared_secret
 
 from polydev.controller.access import Access
 from polydev.shared.domain import Scope
@@ -53,7 +53,7 @@ async def access(make_access: MakeAccess) -> Access:
 @pytest.fixture
 async def project() -> AsyncIterator[OpenIdProvider]:
     """A project that signs with its own public keys."""
-    async with an_openid_provider() as it:
+    async with running_openid_provider() as it:
         it.key = ECKey.generate_key("P-256", {"kid": "first", "use": "sig"}, private=True)
         it.published = [it.public(it.key)]
         yield it

@@ -10,7 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 import sqlalchemy as sa
-from postgres import APP, Cluster, a_cluster
+from postgres import APP, Cluster, running_cluster
 from psycopg import sql
 
 from polydev.controller.store.engine import pg_notify
@@ -44,7 +44,7 @@ async def another(postgresql_url: str, tmp_path: Path) -> AsyncIterator[Database
 @pytest.fixture(scope="module")
 def own_cluster() -> Iterator[Cluster]:
     """A server of this module, which tests stop and strip of roles."""
-    with a_cluster() as cluster:
+    with running_cluster() as cluster:
         yield cluster
 
 

@@ -24,7 +24,7 @@ BEFORE = 1_000_009
 
 
 @pytest.fixture(autouse=True)
-async def _a_chat(store: Database) -> None:
+async def _create_chat(store: Database) -> None:
     chat = Chat(
         CHAT,
         ANN,
