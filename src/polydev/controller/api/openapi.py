@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from polydev.controller.api.http.error_responses import PROBLEM_SCHEMA
+from polydev.controller.api.http.openapi_responses import PROBLEM_SCHEMA
 from polydev.controller.api.http.services import CSRF_HEADER
 
 _ABOUT = """\

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp
 
 from polydev import __version__
 from polydev.controller.api import openapi
-from polydev.controller.api.http import errors, routers
+from polydev.controller.api.http import problem_documents, routers
 from polydev.controller.api.http.middleware import RequestGuard
 from polydev.controller.api.http.request_metrics import RequestMetrics
 from polydev.controller.api.http.services import Services
@@ -46,7 +46,7 @@ def build_routes(services: Services | None, pages: Sequence[APIRouter] = ()) -> 
         redoc_url=None,
     )
     api.state.services = services
-    errors.install(api)
+    problem_documents.install(api)
     of_services = (sessions, *_MACHINES, one_shot, chats, overview, keys, credentials)
     parts = (health, doctor, *_ACCOUNTS, *_MONITORING, *of_services, live_view)
     routers.mount(api, (*pages, *(part.router for part in parts), sessions.secret_input_router))

@@ -22,7 +22,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
 from polydev.controller.access import Caller
-from polydev.controller.api.http.error_responses import problem_responses
+from polydev.controller.api.http.openapi_responses import problem_responses
 from polydev.controller.api.http.services import authenticate, get_services
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.system import idempotency_keys

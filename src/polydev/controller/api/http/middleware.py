@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from polydev.controller.api.http import errors
+from polydev.controller.api.http.problem_documents import problem_response
 from polydev.shared.errors import BadRequest, NotAllowed, PolydevError, TooLarge
 from polydev.shared.hints import Hint
 
@@ -67,7 +67,7 @@ class RequestGuard:
 
         fault = self._fault(scope)
         if fault is not None:
-            await errors.problem_response(fault)(scope, receive, send_with_headers)
+            await problem_response(fault)(scope, receive, send_with_headers)
         elif scope["type"] == "http" and not _is_upload(scope):
             await self._app(scope, _limit_body(receive), send_with_headers)
         else:

@@ -15,7 +15,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from polydev.controller.api.http.errors import to_problem
+from polydev.controller.api.http.problem_documents import to_problem
 from polydev.controller.store.engine.database import Database
 from polydev.controller.workflows.machines.resume_on_use import ActivityRecorder, ResumeOnUse
 from polydev.shared.domain import VmId

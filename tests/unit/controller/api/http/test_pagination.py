@@ -10,7 +10,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from polydev.controller.api.http import errors
+from polydev.controller.api.http import problem_documents
 from polydev.controller.api.http.pagination import PageParams
 from polydev.controller.store.engine.keyset import PageSpec
 
@@ -18,7 +18,7 @@ _AT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 _ROWS = [(_AT + timedelta(microseconds=it), f"id-{it}") for it in range(5)]
 
 api = FastAPI()
-errors.install(api)
+problem_documents.install(api)
 
 
 @api.get("/things")

@@ -8,7 +8,10 @@ from polydev.controller.access import Access, Caller, RequestInfo
 from polydev.controller.access.limits.csrf import csrf_token
 from polydev.controller.access.sign_in.sign_ins import VIA, NewSignIn
 from polydev.controller.api.http import routers
-from polydev.controller.api.http.error_responses import problem_responses, public_problem_responses
+from polydev.controller.api.http.openapi_responses import (
+    problem_responses,
+    public_problem_responses,
+)
 from polydev.controller.api.http.services import (
     AccountCaller,
     ReadCaller,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from polydev.controller.api.http import routers
-from polydev.controller.api.http.error_responses import problem_responses
+from polydev.controller.api.http.openapi_responses import problem_responses
 from polydev.controller.api.http.path_params import IdInPath
 from polydev.controller.api.http.services import AccountCaller, AdminCaller, ServicesDep
 from polydev.controller.api.schemas.accounts import PersonView

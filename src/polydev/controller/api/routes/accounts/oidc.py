@@ -10,7 +10,7 @@ from fastapi.responses import RedirectResponse
 from polydev.controller.access.oidc.account_linking import OidcSignIn
 from polydev.controller.access.oidc.oidc import CALLBACK_TIMEOUT_S
 from polydev.controller.api.http import routers
-from polydev.controller.api.http.error_responses import public_problem_responses
+from polydev.controller.api.http.openapi_responses import public_problem_responses
 from polydev.controller.api.http.services import RequestInfoDep, Services, ServicesDep
 from polydev.controller.api.routes.accounts.account import set_sign_in_cookie
 from polydev.shared.errors import (

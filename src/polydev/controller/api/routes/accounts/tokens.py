@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from polydev.controller.api.http import routers
-from polydev.controller.api.http.error_responses import problem_responses
+from polydev.controller.api.http.openapi_responses import problem_responses
 from polydev.controller.api.http.path_params import IdInPath
 from polydev.controller.api.http.services import AccountCaller, ServicesDep
 from polydev.controller.api.schemas.accounts import CreatedToken, NewToken, SignInView, TokenView

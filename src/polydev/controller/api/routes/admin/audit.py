@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 
 from polydev.controller.access.sign_in.accounts import UNKNOWN_ACTOR
 from polydev.controller.api.http import routers
-from polydev.controller.api.http.error_responses import paged_response, problem_responses
+from polydev.controller.api.http.openapi_responses import paged_response, problem_responses
 from polydev.controller.api.http.pagination import Page, PageParams
 from polydev.controller.api.http.path_params import IdText, Timestamp
 from polydev.controller.api.http.services import AccountCaller, AdminCaller, ServicesDep

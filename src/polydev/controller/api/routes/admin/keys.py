@@ -9,7 +9,7 @@ from datetime import datetime
 from pydantic import BaseModel, ConfigDict, Field
 
 from polydev.controller.api.http import routers
-from polydev.controller.api.http.error_responses import problem_responses
+from polydev.controller.api.http.openapi_responses import problem_responses
 from polydev.controller.api.http.path_params import IdInPath
 from polydev.controller.api.http.services import AdminCaller, ServicesDep
 from polydev.controller.workflows.credentials.key_rotation import KeyState, RotationState

@@ -11,8 +11,8 @@ from typing import Annotated
 from fastapi import Path, Query
 
 from polydev.controller.api.http import routers
-from polydev.controller.api.http.error_responses import paged_response, problem_responses
 from polydev.controller.api.http.idempotency import IdempotentRoute
+from polydev.controller.api.http.openapi_responses import paged_response, problem_responses
 from polydev.controller.api.http.pagination import PageParams
 from polydev.controller.api.http.path_params import (
     ID_PATTERN,

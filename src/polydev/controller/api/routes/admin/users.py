@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from polydev.controller.api.http import routers
-from polydev.controller.api.http.error_responses import paged_response, problem_responses
+from polydev.controller.api.http.openapi_responses import paged_response, problem_responses
 from polydev.controller.api.http.pagination import PageParams
 from polydev.controller.api.http.path_params import IdInPath
 from polydev.controller.api.http.services import AdminCaller, ServicesDep

@@ -19,12 +19,12 @@ from fastapi.responses import StreamingResponse
 from polydev.controller.access import Caller
 from polydev.controller.api.http import routers, streams
 from polydev.controller.api.http.concurrency_limits import CHAT_STREAMS
-from polydev.controller.api.http.error_responses import (
+from polydev.controller.api.http.idempotency import IdempotentRoute, stable_id
+from polydev.controller.api.http.openapi_responses import (
     media_response,
     paged_response,
     problem_responses,
 )
-from polydev.controller.api.http.idempotency import IdempotentRoute, stable_id
 from polydev.controller.api.http.pagination import PageParams
 from polydev.controller.api.http.path_params import ID_PATTERN, MAX_ID
 from polydev.controller.api.http.services import ChatCaller, Services, ServicesDep, permission_check

@@ -13,8 +13,8 @@ from fastapi.responses import StreamingResponse
 
 from polydev.controller.api.http import routers, streams
 from polydev.controller.api.http.concurrency_limits import CHAT_TURNS
-from polydev.controller.api.http.error_responses import media_response, problem_responses
-from polydev.controller.api.http.errors import to_problem
+from polydev.controller.api.http.openapi_responses import media_response, problem_responses
+from polydev.controller.api.http.problem_documents import to_problem
 from polydev.controller.api.http.services import ChatCaller, ServicesDep, permission_check
 from polydev.controller.api.schemas.chats import ChatTurn
 from polydev.controller.chat import OneShotTurn, TurnEvent

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from polydev.controller.api.http import routers
 from polydev.controller.api.http.concurrency_limits import CHECKS
-from polydev.controller.api.http.error_responses import paged_response, problem_responses
+from polydev.controller.api.http.openapi_responses import paged_response, problem_responses
 from polydev.controller.api.http.pagination import PageParams
 from polydev.controller.api.http.path_params import IdInPath
 from polydev.controller.api.http.services import ConnectCaller, ReadCaller, ServicesDep

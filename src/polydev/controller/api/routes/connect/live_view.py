@@ -19,10 +19,11 @@ from typing import Any
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from polydev.controller.access import Caller
-from polydev.controller.api.http import errors, routers, streams
+from polydev.controller.api.http import routers, streams
 from polydev.controller.api.http.concurrency_limits import LIVE_VIEWS
-from polydev.controller.api.http.error_responses import problem_responses
+from polydev.controller.api.http.openapi_responses import problem_responses
 from polydev.controller.api.http.path_params import SessionIdInPath
+from polydev.controller.api.http.problem_documents import problem_response
 from polydev.controller.api.http.services import (
     ConnectCaller,
     Services,
@@ -118,7 +119,7 @@ async def view_browser(
         secret = socket.query_params.get("ticket", "")
         await services.access.view_tickets.redeem(caller, SessionId(session_id), secret)
     except PolydevError as error:
-        await socket.send_denial_response(errors.problem_response(error))
+        await socket.send_denial_response(problem_response(error))
         return
     offered = socket.scope.get("subprotocols") or []
     await socket.accept(_SUBPROTOCOL if _SUBPROTOCOL in offered else None)

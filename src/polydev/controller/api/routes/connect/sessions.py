@@ -12,12 +12,12 @@ from fastapi.responses import StreamingResponse
 
 from polydev.controller.api.http import routers, streams
 from polydev.controller.api.http.concurrency_limits import LONG_POLLS, SESSION_STREAMS
-from polydev.controller.api.http.error_responses import (
+from polydev.controller.api.http.idempotency import IdempotentRoute
+from polydev.controller.api.http.openapi_responses import (
     paged_response,
     problem_responses,
     sse_response,
 )
-from polydev.controller.api.http.idempotency import IdempotentRoute
 from polydev.controller.api.http.pagination import PageParams
 from polydev.controller.api.http.path_params import SessionIdInPath
 from polydev.controller.api.http.services import (

@@ -28,7 +28,7 @@ from starlette.types import Receive, Scope, Send
 from polydev.controller.access import Caller
 from polydev.controller.api.http import routers
 from polydev.controller.api.http.concurrency_limits import FILE_TRANSFERS
-from polydev.controller.api.http.error_responses import media_response, problem_responses
+from polydev.controller.api.http.openapi_responses import media_response, problem_responses
 from polydev.controller.api.http.path_params import VmIdInPath
 from polydev.controller.api.http.services import MachinesCaller, Services, ServicesDep
 from polydev.controller.api.http.streams import STALL_TIMEOUT_S, ResourceStream

@@ -11,16 +11,17 @@ from fastapi import Query, Request
 from fastapi.responses import PlainTextResponse
 from starlette.websockets import WebSocket
 
-from polydev.controller.api.http import errors, routers, streams
+from polydev.controller.api.http import routers, streams
 from polydev.controller.api.http.concurrency_limits import LONG_POLLS, PROGRAMS
-from polydev.controller.api.http.error_responses import (
+from polydev.controller.api.http.idempotency import IdempotentRoute, stable_id
+from polydev.controller.api.http.openapi_responses import (
     media_response,
     paged_response,
     problem_responses,
 )
-from polydev.controller.api.http.idempotency import IdempotentRoute, stable_id
 from polydev.controller.api.http.pagination import PageParams
 from polydev.controller.api.http.path_params import VmIdInPath
+from polydev.controller.api.http.problem_documents import problem_response
 from polydev.controller.api.http.services import (
     MachinesCaller,
     ReadCaller,
@@ -205,7 +206,7 @@ async def run_program(socket: WebSocket, vm_id: VmIdInPath, services: ServicesDe
         slot = ExitStack()
         slot.enter_context(PROGRAMS.acquire(caller))
     except PolydevError as error:
-        await socket.send_denial_response(errors.problem_response(error))
+        await socket.send_denial_response(problem_response(error))
         return
     with slot:
         await socket.accept()

@@ -26,9 +26,10 @@ from fastapi import Depends, Query
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from polydev.controller.api.http import errors, routers, streams
+from polydev.controller.api.http import routers, streams
 from polydev.controller.api.http.concurrency_limits import TERMINALS
 from polydev.controller.api.http.path_params import VmIdInPath
+from polydev.controller.api.http.problem_documents import problem_response
 from polydev.controller.api.http.services import ServicesDep, authenticate, permission_check
 from polydev.controller.api.routes.machines.machine_access import MachineAccess, get_own_machine
 from polydev.controller.workflows.machines.resume_on_use import RESUMING_NOTICE, ActivityRecorder
@@ -137,7 +138,7 @@ async def open_terminal(
         slot = ExitStack()
         slot.enter_context(TERMINALS.acquire(caller))
     except PolydevError as error:
-        await socket.send_denial_response(errors.problem_response(error))
+        await socket.send_denial_response(problem_response(error))
         return
     with slot:
         await socket.accept()

@@ -15,7 +15,7 @@ from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from polydev.controller.api.http import routers
-from polydev.controller.api.http.error_responses import media_response, problem_responses
+from polydev.controller.api.http.openapi_responses import media_response, problem_responses
 from polydev.controller.api.http.path_params import VmIdInPath
 from polydev.controller.api.http.services import ReadCaller, ServicesDep
 from polydev.controller.api.routes.machines.machine_access import get_own_host, get_own_machine

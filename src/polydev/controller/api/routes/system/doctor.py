@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from polydev.controller.api.http import routers
 from polydev.controller.api.http.concurrency_limits import CHECKS
-from polydev.controller.api.http.error_responses import problem_responses
+from polydev.controller.api.http.openapi_responses import problem_responses
 from polydev.controller.api.http.services import ReadCaller, ServicesDep
 from polydev.shared.domain import Finding
 from polydev.shared.errors import TooManyRequests

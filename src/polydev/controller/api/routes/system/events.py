@@ -21,7 +21,7 @@ from fastapi.responses import StreamingResponse
 
 from polydev.controller.api.http import routers, streams
 from polydev.controller.api.http.concurrency_limits import EVENT_STREAMS
-from polydev.controller.api.http.error_responses import media_response, problem_responses
+from polydev.controller.api.http.openapi_responses import media_response, problem_responses
 from polydev.controller.api.http.services import ReadCaller, Services, ServicesDep, permission_check
 from polydev.controller.store.queries.system import events
 from polydev.controller.telemetry import metrics

@@ -8,7 +8,7 @@ from fastapi.responses import PlainTextResponse
 
 from polydev import __version__
 from polydev.controller.api.http import routers
-from polydev.controller.api.http.error_responses import (
+from polydev.controller.api.http.openapi_responses import (
     media_response,
     problem_responses,
     public_problem_responses,

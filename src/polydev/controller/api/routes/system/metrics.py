@@ -12,7 +12,7 @@ import time
 from fastapi import Response
 
 from polydev.controller.api.http import routers
-from polydev.controller.api.http.error_responses import media_response, problem_responses
+from polydev.controller.api.http.openapi_responses import media_response, problem_responses
 from polydev.controller.api.http.services import MetricsAccess, Services, ServicesDep
 from polydev.controller.store.queries.system import metric_queries
 from polydev.controller.telemetry import metrics

@@ -1,4 +1,4 @@
-"""Turn errors into problem documents (RFC 9457) and HTTP statuses.
+"""Answer errors with problem documents (RFC 9457).
 
 The class of an error decides the status. Unexpected exceptions are answered without their text,
 since it may hold a secret.

@@ -1,4 +1,4 @@
-"""Document the error responses of each route, from the error classes.
+"""Document the responses of each route in OpenAPI; errors from their classes.
 
 Each route passes `responses=problem_responses(...)` with exactly the errors that it can raise. The
 contract test checks every answer against them, down to the problem's code.
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
 
-from polydev.controller.api.http.errors import PROBLEM_JSON
+from polydev.controller.api.http.problem_documents import PROBLEM_JSON
 from polydev.shared.errors import (
     BadRequest,
     DatabaseUnavailable,

@@ -9,9 +9,12 @@ import pytest
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict
 
-from polydev.controller.api.http import errors
-from polydev.controller.api.http.error_responses import problem_responses, public_problem_responses
+from polydev.controller.api.http import problem_documents
 from polydev.controller.api.http.middleware import MAX_BODY_BYTES, MAX_HEADERS, RequestGuard
+from polydev.controller.api.http.openapi_responses import (
+    problem_responses,
+    public_problem_responses,
+)
 from polydev.shared.errors import (
     HostUnreachable,
     MachineBusy,
@@ -40,7 +43,7 @@ class _Body(BaseModel):
 
 def _app(public_url: str | None = None) -> httpx.AsyncClient:
     api = FastAPI()
-    errors.install(api)
+    problem_documents.install(api)
 
     @api.get("/raise/{which}")
     async def raise_it(which: str) -> None:
@@ -98,7 +101,7 @@ async def test_unexpected_errors_are_answered_without_their_text(
     assert (answer.status_code, answer.json()["code"]) == (500, "internal")
     assert "secret" not in answer.text
     [line] = [it.getMessage() for it in caplog.records if it.name == "polydev.controller.api"]
-    assert "RuntimeError at test_problems.py:" in line
+    assert "RuntimeError at test_problem_documents.py:" in line
     assert "secret" not in line
 
 
