@@ -1,6 +1,7 @@
 """Map exceptions to the wire: to a `Problem`, and to an HTTP status.
 
-A foreign exception is logged, and reported without its text, which could contain anything.
+A foreign exception is logged, and reported without its text, which could contain anything. The
+inverse is `error_translation` of the host agent's client.
 """
 
 from __future__ import annotations

@@ -21,7 +21,13 @@ from websockets.asyncio.client import ClientConnection, unix_connect
 
 from polydev.shared.domain import MachineSize
 from polydev.shared.errors import ChannelLost, HostUnreachable, PolydevError
-from polydev.shared.host_client import errors as problems
+from polydev.shared.host_client.error_translation import (
+    body_to_error,
+    parse_answer,
+    to_error,
+    translate_handshake_errors,
+    translate_transport_errors,
+)
 from polydev.shared.host_client.files import MachineFiles
 from polydev.shared.host_client.http import MAX_BODY_BYTES, GuestTransport
 from polydev.shared.host_client.streams import GuestProcess, GuestStream, collect
@@ -115,7 +121,7 @@ class Host:
 
     async def health(self) -> Health:
         """Get the agent's version and driver."""
-        return problems.shaped(Health, await self._get("/health"))
+        return parse_answer(Health, await self._get("/health"))
 
     async def run(
         self, operation_id: str, operation: Operation, timeout_s: float
@@ -146,9 +152,9 @@ class Host:
                     timeout=_WAIT_S + self._timeout_s,
                 )
             )
-            view = problems.shaped(OperationView, answer)
+            view = parse_answer(OperationView, answer)
             if view.error:
-                raise problems.raised_from(view.error)
+                raise to_error(view.error)
             if view.state == "done":
                 return view.machine
         raise HostUnreachable(
@@ -158,11 +164,11 @@ class Host:
 
     async def machine(self, vm_id: str) -> MachineView:
         """Get one machine. Raises NoSuchMachine."""
-        return problems.shaped(MachineView, await self._get(f"/machines/{vm_id}"))
+        return parse_answer(MachineView, await self._get(f"/machines/{vm_id}"))
 
     async def machines(self) -> list[MachineView]:
         """List all machines of the host, oldest first."""
-        return problems.shaped(_machine_views, await self._get("/machines"))
+        return parse_answer(_machine_views, await self._get("/machines"))
 
     async def console(self, vm_id: str, tail_bytes: int = _TAIL_BYTES) -> str:
         """Read the end of the machine's console log, which is untrusted."""
@@ -184,30 +190,28 @@ class Host:
 
     async def usage(self, vm_id: str) -> Usage:
         """Get a machine's recent resource usage. Raises NoSuchMachine."""
-        return problems.shaped(Usage, await self._get(f"/machines/{vm_id}/usage"))
+        return parse_answer(Usage, await self._get(f"/machines/{vm_id}/usage"))
 
     async def inventory(self) -> Inventory:
         """List what actually exists on the host."""
-        return problems.shaped(Inventory, await self._get("/inventory"))
+        return parse_answer(Inventory, await self._get("/inventory"))
 
     async def sweep(self) -> Swept:
         """Remove what belongs to no machine. Safe at any time."""
-        return problems.shaped(
-            Swept, await self._send(self._client.build_request("POST", "/sweep"))
-        )
+        return parse_answer(Swept, await self._send(self._client.build_request("POST", "/sweep")))
 
     async def diagnosis(self) -> Diagnosis:
         """Get the findings of the host's health checks."""
-        return problems.shaped(Diagnosis, await self._get("/diagnosis"))
+        return parse_answer(Diagnosis, await self._get("/diagnosis"))
 
     async def warmth(self) -> WarmView:
         """Get the state of the template of warm browser machines."""
-        return problems.shaped(WarmView, await self._get("/warm"))
+        return parse_answer(WarmView, await self._get("/warm"))
 
     async def warm_up(self, size: MachineSize) -> WarmView:
         """Start creating the template of warm browser machines of this size."""
         request = self._client.build_request("POST", "/warm", json=WarmShape.of(size).model_dump())
-        return problems.shaped(WarmView, await self._send(request))
+        return parse_answer(WarmView, await self._send(request))
 
     @asynccontextmanager
     async def exec(self, vm_id: str, request: ExecRequest) -> AsyncIterator[GuestProcess]:
@@ -283,7 +287,7 @@ class Host:
             await connection.close()
 
     async def _connected(self, path: str) -> ClientConnection:
-        with problems.translated_handshake(path):
+        with translate_handshake_errors(path):
             return await unix_connect(
                 str(self._socket),
                 f"ws://host{path}",
@@ -300,10 +304,10 @@ class Host:
         return await self._send(self._client.build_request("GET", path, params=params))
 
     async def _send(self, request: httpx.Request) -> bytes:
-        with problems.translated(f"{request.method} {request.url.path}"):
+        with translate_transport_errors(f"{request.method} {request.url.path}"):
             answer = await self._client.send(request)
         if answer.is_error:
-            raise problems.from_body(answer.status_code, answer.content)
+            raise body_to_error(answer.status_code, answer.content)
         return answer.content
 
 

@@ -13,7 +13,11 @@ from urllib.parse import quote_from_bytes
 import httpx
 
 from polydev.shared.errors import ChannelLost
-from polydev.shared.host_client import errors
+from polydev.shared.host_client.error_translation import (
+    body_to_error,
+    parse_answer,
+    translate_transport_errors,
+)
 from polydev.shared.host_protocol import FolderView, Uploaded
 
 _PIECE_LIMIT_S = 90.0
@@ -39,7 +43,7 @@ class MachineFiles:
     async def folder(self, path: bytes) -> FolderView:
         """List a folder. Raises BadPath, NoSuchFile, FileRefused."""
         body = await self._send("GET", "folder", {"path": path})
-        return errors.shaped(FolderView, body)
+        return parse_answer(FolderView, body)
 
     async def make_folder(self, path: bytes) -> None:
         """Create a folder. Raises AlreadyExists, BadPath, NoSuchFile, FileRefused."""
@@ -58,11 +62,11 @@ class MachineFiles:
     async def download(self, path: bytes, max_bytes: int) -> AsyncIterator[Download]:
         """Open a file for streaming. Raises BadPath, NoSuchFile, FileRefused."""
         request = self._request("GET", "content", {"path": path}, max_bytes=max_bytes)
-        with errors.translated(f"GET {self._base}/content"):
+        with translate_transport_errors(f"GET {self._base}/content"):
             answer = await self._client.send(request, stream=True)
         try:
             if answer.is_error:
-                raise errors.from_body(answer.status_code, await answer.aread())
+                raise body_to_error(answer.status_code, await answer.aread())
             size = int(answer.headers["content-length"])
             yield Download(size, _pieces(answer))
         finally:
@@ -78,7 +82,7 @@ class MachineFiles:
         request = self._request(
             "PUT", "content", {"path": path}, content=pieces, max_bytes=max_bytes, replace=replace
         )
-        return errors.shaped(Uploaded, await self._answered(request)).size
+        return parse_answer(Uploaded, await self._answered(request)).size
 
     async def _send(self, method: str, what: str, paths: dict[str, bytes]) -> bytes:
         return await self._answered(self._request(method, what, paths))
@@ -103,10 +107,10 @@ class MachineFiles:
         )
 
     async def _answered(self, request: httpx.Request) -> bytes:
-        with errors.translated(f"{request.method} {request.url.path}"):
+        with translate_transport_errors(f"{request.method} {request.url.path}"):
             answer = await self._client.send(request)
         if answer.is_error:
-            raise errors.from_body(answer.status_code, answer.content)
+            raise body_to_error(answer.status_code, answer.content)
         return answer.content
 
 

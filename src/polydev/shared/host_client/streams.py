@@ -15,7 +15,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, ConnectionClosedOK
 
 from polydev.shared.errors import GuestMisbehaved
-from polydev.shared.host_client import errors
+from polydev.shared.host_client.error_translation import connection_lost, to_error
 from polydev.shared.host_protocol import STDERR, STDOUT, ExecControl, ExecEnd
 
 FRAME_BYTES = 64 * 1024
@@ -42,7 +42,7 @@ class GuestStream:
             except ConnectionClosedOK:
                 self._ended = True
             except ConnectionClosed:
-                raise errors.cut(self._where) from None
+                raise connection_lost(self._where) from None
             else:
                 if isinstance(frame, str):
                     continue
@@ -69,7 +69,7 @@ class GuestStream:
         try:
             await self._connection.send(frame)
         except ConnectionClosed:
-            raise errors.cut(self._where) from None
+            raise connection_lost(self._where) from None
 
 
 class GuestProcess:
@@ -117,7 +117,7 @@ class GuestProcess:
             try:
                 frame = await self._connection.recv()
             except ConnectionClosed:
-                raise errors.cut(self._where) from None
+                raise connection_lost(self._where) from None
             if isinstance(frame, str):
                 self._end = _parsed_end(frame)
             elif len(frame) > 1:
@@ -125,7 +125,7 @@ class GuestProcess:
                     raise GuestMisbehaved(f"{self._where}: unknown output stream")
                 yield frame[0], frame[1:]
         if self._end.error:
-            raise errors.raised_from(self._end.error)
+            raise to_error(self._end.error)
 
     async def stdout(self) -> AsyncIterator[bytes]:
         """Yield standard output until the program ends. Stores the tail of standard error."""
@@ -140,7 +140,7 @@ class GuestProcess:
         async for _ in self.stdout():
             pass
         if self._end is None or self._end.exit_code is None:
-            raise errors.cut(self._where)
+            raise connection_lost(self._where)
         return self._end.exit_code
 
     async def aclose(self) -> None:
@@ -153,7 +153,7 @@ class GuestProcess:
         except ConnectionClosedOK:
             return  # The program has ended; a read returns how.
         except ConnectionClosed:
-            raise errors.cut(self._where) from None
+            raise connection_lost(self._where) from None
 
     def _keep(self, chunk: bytes) -> None:
         self._stderr_tail.append(chunk)

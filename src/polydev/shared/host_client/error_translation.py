@@ -1,11 +1,14 @@
-"""Translate failures between controller and host agent into Polydev's errors."""
+"""Translate failed calls to a host agent into Polydev's errors.
+
+A call fails with a `Problem` in the answer, an answer without one, or a lost or refused connection.
+The inverse is the host agent's `error_mapping`.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import httpx
 from pydantic import TypeAdapter, ValidationError
@@ -20,28 +23,20 @@ T = TypeVar("T")
 _START_HINT = Hint.CHECK_HOST_AGENT.text()
 
 
-def raised_from(problem: Problem) -> PolydevError:
+def to_error(problem: Problem) -> PolydevError:
     """Convert a problem from the wire to its error."""
     return by_code(problem.code)(problem.message, hint=problem.hint)
 
 
-def from_body(status: int, body: bytes) -> PolydevError:
+def body_to_error(status: int, body: bytes) -> PolydevError:
     """Convert an answer with an error status to its error."""
     try:
-        return raised_from(Problem.model_validate_json(body))
+        return to_error(Problem.model_validate_json(body))
     except ValidationError:
         return Failed(f"The host agent answered {status} without a reason")
 
 
-def parsed(text: str | bytes) -> Any:
-    """Parse JSON from the host agent. Raises Failed."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        raise Failed("The host agent sent invalid JSON") from None
-
-
-def shaped(kind: type[T] | TypeAdapter[T], body: bytes) -> T:
+def parse_answer(kind: type[T] | TypeAdapter[T], body: bytes) -> T:
     """Parse an answer of the host agent as a type. Raises Failed."""
     adapter = kind if isinstance(kind, TypeAdapter) else TypeAdapter(kind)
     try:
@@ -54,7 +49,7 @@ def shaped(kind: type[T] | TypeAdapter[T], body: bytes) -> T:
 
 
 @contextmanager
-def translated(what: str) -> Iterator[None]:
+def translate_transport_errors(what: str) -> Iterator[None]:
     """Translate transport errors into HostUnreachable."""
     try:
         yield
@@ -67,18 +62,18 @@ def translated(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def translated_handshake(what: str) -> Iterator[None]:
+def translate_handshake_errors(what: str) -> Iterator[None]:
     """Translate handshake errors into the agent's error or HostUnreachable."""
     try:
         yield
     except InvalidStatus as error:
-        raise from_body(error.response.status_code, bytes(error.response.body or b"")) from None
+        raise body_to_error(error.response.status_code, bytes(error.response.body or b"")) from None
     except (OSError, InvalidHandshake, TimeoutError, EOFError) as error:
         raise HostUnreachable(
             f"The host agent does not answer ({type(error).__name__}): {what}", hint=_START_HINT
         ) from None
 
 
-def cut(what: str) -> ChannelLost:
+def connection_lost(what: str) -> ChannelLost:
     """Create the error of a stream that ended early."""
     return ChannelLost(f"The connection to {what} was lost", hint="Try again")
