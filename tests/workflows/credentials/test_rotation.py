@@ -168,7 +168,8 @@ async def test_rotation_continues_after_a_kill(world: World, point: str) -> None
     assert await world.controller.end() == 0
     await _started(world, NEW, KEY)
     world.controller.order(At("reseal", point))
-    asked = await world.controller.ask("POST", "/api/admin/keys/rotate")
+    with world.controller.held():
+        asked = await world.controller.ask("POST", "/api/admin/keys/rotate")
     assert await world.controller.ended() == -9
     assert await _plaintexts(world, NEW, KEY) == before
     await world.controller.start()
@@ -233,7 +234,8 @@ async def test_two_controllers_roll_through_a_key_change(postgresql_url: str) ->
         before = await _plaintexts(world, NEW, KEY)
         for controller in both:
             controller.order(At("reseal", "inside"))
-        asked = await second.ask("POST", "/api/admin/keys/rotate")
+        with first.held(), second.held():
+            asked = await second.ask("POST", "/api/admin/keys/rotate")
         killed = await _first_killed(both)
         survivor = first if killed is second else second
         survivor.order()

@@ -59,7 +59,8 @@ async def test_session_moves_from_a_dead_host(step: str) -> None:
     async with hosts_world([LARGE, SMALL], {"boot_s": 0.5, "login_s": 1}) as world:
         await world.controller.start()
         world.controller.order(At(step, "before"))
-        session_id = await world.controller.connect("codex")
+        with world.controller.held():
+            session_id = await world.controller.connect("codex")
         await world.controller.ended()
         await world.agents["a"].kill()
         await world.controller.start()

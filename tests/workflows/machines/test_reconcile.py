@@ -84,7 +84,8 @@ async def test_machine_lost_by_its_host_is_replaced(
 async def test_session_with_an_interrupted_start_is_started(world: World) -> None:
     await world.controller.start()
     world.controller.order(At("create-machines", "before"))
-    session_id = await world.controller.connect("codex")
+    with world.controller.held():
+        session_id = await world.controller.connect("codex")
     assert await world.controller.ended() == -9
     for name in ("journal.db", "journal.db-wal", "journal.db-shm"):
         (world.agent.state_dir / "controller" / name).unlink(missing_ok=True)
