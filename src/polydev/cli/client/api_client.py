@@ -33,6 +33,12 @@ _TOKEN_BYTES = 8192
 Json = dict[str, Any]
 
 
+class TokenUnreadable(NotSignedIn):
+    """This user may not read the administrator's token."""
+
+    code = NotSignedIn.code
+
+
 class ClientSettings(CommonSettings):
     """Address of the controller, and the token that opens it."""
 
@@ -71,7 +77,7 @@ class ClientSettings(CommonSettings):
                 hint="Start it with `polydev up`, or set POLYDEV_STATE_DIR to its folder",
             ) from None
         except OSError as error:
-            raise NotSignedIn(
+            raise TokenUnreadable(
                 f"Cannot read the administrator's token: {path} ({error.strerror})",
                 hint="Set POLYDEV_TOKEN to your API token; or run the command as root, with "
                 "POLYDEV_STATE_DIR set to the folder of this Polydev",

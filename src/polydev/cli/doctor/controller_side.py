@@ -6,7 +6,13 @@ from collections.abc import Sequence
 
 import httpx
 
-from polydev.cli.client.api_client import ClientSettings, open_client, owner_check, uses_tls
+from polydev.cli.client.api_client import (
+    ClientSettings,
+    TokenUnreadable,
+    open_client,
+    owner_check,
+    uses_tls,
+)
 from polydev.cli.supervisor.supervisor import last_log_line
 from polydev.shared.domain import LOCAL_HOST, Finding
 from polydev.shared.errors import ControllerUnreachable, NotSignedIn, PolydevError
@@ -33,7 +39,7 @@ async def ask(client: ClientSettings) -> Sequence[Finding]:
     except ControllerUnreachable as error:
         return [_unreachable(client, error)]
     except NotSignedIn as error:
-        state = None if error.message.startswith("Cannot read") else False
+        state = None if isinstance(error, TokenUnreadable) else False
         refused = Finding("controller", state, error.message, error.hint)
         return [refused, *await _public_findings(client)]
     except PolydevError as error:
