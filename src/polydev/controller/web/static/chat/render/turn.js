@@ -108,7 +108,7 @@ export function problemBox(error, page, ...buttons) {
 }
 
 const CONNECT_HELPS = new Set(["not-connected", "credentials-not-accepted", "login-expired"]);
-const START_HELPS = new Set(["machine-stopped", "machine-busy", "no-such-machine", "machine-not-ready"]);
+const START_HELPS = new Set(["machine-busy", "no-such-machine", "machine-not-ready"]);
 
 function retryButton(page) {
   const click = (event) => page.resend(event.currentTarget);
