@@ -178,7 +178,8 @@ class ControllerProcess:
         """
         return httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{self.port}",
-            transport=_RetryingTransport(verify=False),
+            # The server closes connections that are idle for 5 s.
+            transport=_RetryingTransport(verify=False, limits=httpx.Limits(keepalive_expiry=2)),
             timeout=_LIMIT_S,
             **how,
         )

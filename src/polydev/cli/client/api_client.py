@@ -234,13 +234,17 @@ def parse_problem(status: int, body: bytes) -> PolydevError:
 
 @asynccontextmanager
 async def open_client() -> AsyncIterator[ApiClient]:
-    """Open a client of the configured controller. Calls raise PortTaken on a foreign socket."""
+    """Open a client of the configured controller. Calls raise PortTaken on a foreign socket.
+
+    Every call opens its own connection: the controller may close an idle one as it is used again.
+    """
     settings = read(ClientSettings)
     token, owners = settings.token(), settings.owners
     async with httpx.AsyncClient(
         base_url=settings.base_url,
         headers={"Authorization": f"Bearer {token}"},
         timeout=REQUEST_LIMIT_S,
+        limits=httpx.Limits(max_keepalive_connections=0),
         trust_env=False,
         verify=uses_tls(settings.base_url),
         event_hooks={"request": [owner_check(owners)] if owners else []},
