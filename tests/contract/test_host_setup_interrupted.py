@@ -37,14 +37,14 @@ STATE_DIR = Path("/var/lib/polydev")
 KILLED = 9
 
 
-def all_resources(place: TargetRoot, source: Path, sha256: str) -> list[Resource]:
+def all_resources(target: TargetRoot, source: Path, sha256: str) -> list[Resource]:
     release = Release(VERSION, platform.machine(), sha256)
     return [
-        StateFolder(place, "nobody", STATE_DIR),
-        SettingsFiles(place, "nobody"),
-        Modules(place),
-        Firecracker(place, release, source, "auto"),
-        Units(place, "nobody", STATE_DIR),
+        StateFolder(target, "nobody", STATE_DIR),
+        SettingsFiles(target, "nobody"),
+        Modules(target),
+        Firecracker(target, release, source, "auto"),
+        Units(target, "nobody", STATE_DIR),
     ]
 
 
@@ -106,30 +106,30 @@ def test_interrupted_apply_is_completed_by_the_next(memory: Path, source: tuple[
         effect += 1
         folder = memory / str(effect)
         folder.mkdir()
-        place = TargetRoot(bare_root(folder))
-        before = tree(place.root)
-        items = all_resources(place, *source)
+        target = TargetRoot(bare_root(folder))
+        before = tree(target.root)
+        items = all_resources(target, *source)
         killed = is_killed_before(effect, lambda items=items: apply_all(items))  # type: ignore[misc]
         apply_all(items)
-        now = set(tree(place.root))
+        now = set(tree(target.root))
         whole = whole or now
         assert now == whole, f"killed before effect {effect}"
         revert_all(items)
-        assert tree(place.root) == before, f"killed before effect {effect}"
+        assert tree(target.root) == before, f"killed before effect {effect}"
     assert effect > 40, "setup has more effects"
 
 
 def test_interrupted_revert_is_completed_by_the_next(
     memory: Path, source: tuple[Path, str]
 ) -> None:
-    place = TargetRoot(bare_root(memory))
-    before = tree(place.root)
-    items = all_resources(place, *source)
+    target = TargetRoot(bare_root(memory))
+    before = tree(target.root)
+    items = all_resources(target, *source)
     effect, killed = 0, True
     while killed:
         effect += 1
         apply_all(items)
         killed = is_killed_before(effect, lambda: revert_all(items))
         revert_all(items)
-        assert tree(place.root) == before, f"killed before effect {effect}"
+        assert tree(target.root) == before, f"killed before effect {effect}"
     assert effect > 20

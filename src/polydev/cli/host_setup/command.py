@@ -79,20 +79,20 @@ async def setup(
     if (check and uninstall) or (purge and not uninstall):
         raise Invalid("Use --check or --uninstall, and --purge only with --uninstall")
     preflight.root()
-    place = TargetRoot(read(SetupSettings).setup_root)
-    load_installed_settings(place, os.environ)
+    target = TargetRoot(read(SetupSettings).setup_root)
+    load_installed_settings(target, os.environ)
     settings = read(SetupSettings)
-    order = all_resources(place, settings, firecracker_archive)
+    order = all_resources(target, settings, firecracker_archive)
     terminal = Terminal(as_json=as_json)
     if check:
         return await _report(resource.check(order), terminal)
     if not uninstall:
-        with place.lock():
+        with target.lock():
             return await _report(resource.apply(order), terminal)
     scope = "with all user data" if purge else "and stop its machines (data stays)"
     await require_confirmation(f"Remove Polydev from this machine {scope}?", yes=yes)
-    with place.lock():
-        remaining = await remove_everything(place, settings, order, terminal, purge=purge)
+    with target.lock():
+        remaining = await remove_everything(target, settings, order, terminal, purge=purge)
     _report_remaining(remaining, terminal, purge=purge)
 
 
@@ -106,26 +106,26 @@ def _report_remaining(remaining: list[str], terminal: Terminal, *, purge: bool) 
 
 
 def all_resources(
-    place: TargetRoot, settings: SetupSettings, archive: Path | None = None
+    target: TargetRoot, settings: SetupSettings, archive: Path | None = None
 ) -> list[Resource]:
     """All resources of a host; each depends on those before it."""
     release = Release.wanted(settings.firecracker_mirror, settings.firecracker_sha256)
     state_dir, user = settings.state_dir, settings.user
     return [
         kernel.Tools(),
-        ControllerUser(place, user, state_dir / "controller"),
-        MachineUids(place),
-        StateFolder(place, user, state_dir),
-        SettingsFiles(place, user),
-        Program(place),
-        kernel.Modules(place),
+        ControllerUser(target, user, state_dir / "controller"),
+        MachineUids(target),
+        StateFolder(target, user, state_dir),
+        SettingsFiles(target, user),
+        Program(target),
+        kernel.Modules(target),
         kernel.Kvm(),
-        kernel.Sysctls(place),
-        kernel.Cgroups(place),
-        kernel.Isolation(place),
-        Firecracker(place, release, archive, settings.driver),
-        Units(place, user, state_dir),
-        Services(place, settings),
+        kernel.Sysctls(target),
+        kernel.Cgroups(target),
+        kernel.Isolation(target),
+        Firecracker(target, release, archive, settings.driver),
+        Units(target, user, state_dir),
+        Services(target, settings),
     ]
 
 

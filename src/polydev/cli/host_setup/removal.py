@@ -25,7 +25,7 @@ from polydev.shared.host_client import Host, local_agent
 
 
 async def uninstall(
-    place: TargetRoot,
+    target: TargetRoot,
     settings: HostSettings,
     order: Sequence[Resource],
     terminal: Terminal,
@@ -33,11 +33,11 @@ async def uninstall(
     purge: bool,
 ) -> list[str]:
     """Remove the setup. Returns descriptions of what stays. Raises PolydevError."""
-    if place.is_this_machine:
+    if target.is_this_machine:
         if Instance(settings.state_dir).pid() is not None:
             raise Instance(settings.state_dir).already_running()
         await _end_machines(settings, terminal, purge=purge)
-        await _end_services(place, terminal)
+        await _end_services(target, terminal)
         await _remove_network(settings, terminal)
     async with terminal.step("Removing users, folders, units and programs"):
         return await resource.revert(order, purge=purge)
@@ -63,12 +63,12 @@ async def _stop(host: Host, vm_id: str) -> None:
         await local_agent.destroy_machine(host, vm_id)
 
 
-async def _end_services(place: TargetRoot, terminal: Terminal) -> None:
-    if not units.is_booted(place):
+async def _end_services(target: TargetRoot, terminal: Terminal) -> None:
+    if not units.is_booted(target):
         return
     async with terminal.step("Stopping the controller and the host agent"):
         for unit in reversed(units.UNITS):
-            if place.at(f"{units.FOLDER}/{unit}").exists():
+            if target.at(f"{units.FOLDER}/{unit}").exists():
                 await asyncio.to_thread(units.systemctl, "stop", unit)
 
 

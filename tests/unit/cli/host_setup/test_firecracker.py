@@ -82,25 +82,25 @@ def mirror() -> Iterator[Mirror]:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> TargetRoot:
+def target(tmp_path: Path) -> TargetRoot:
     return TargetRoot(bare_root(tmp_path))
 
 
 def item(
-    place: TargetRoot,
+    target: TargetRoot,
     sha256: str | None,
     mirror: str = "http://127.0.0.1:9",
     version: str = VERSION,
 ) -> Firecracker:
-    return Firecracker(place, Release(version, MACHINE, sha256, mirror), None, "firecracker")
+    return Firecracker(target, Release(version, MACHINE, sha256, mirror), None, "firecracker")
 
 
 def refused(it: Firecracker, kind: type[PolydevError]) -> str:
     """Assert that nothing was installed; returns the error."""
-    before = tree(it.place.root)
+    before = tree(it.target.root)
     with pytest.raises(kind) as reported:
         it.apply()
-    left = set(tree(it.place.root)) - set(before)
+    left = set(tree(it.target.root)) - set(before)
     assert not [name for name in left if "firecracker" in name], left
     assert it.check().state is State.MISSING
     assert "\n" not in reported.value.line()
@@ -108,16 +108,16 @@ def refused(it: Firecracker, kind: type[PolydevError]) -> str:
 
 
 def test_a_pinned_release_is_installed_from_the_mirror(
-    place: TargetRoot, mirror: Mirror, tmp_path: Path
+    target: TargetRoot, mirror: Mirror, tmp_path: Path
 ) -> None:
-    before = tree(place.root)
+    before = tree(target.root)
     sha256 = archive(tmp_path / "a.tgz")
     mirror.put(VERSION, (tmp_path / "a.tgz").read_bytes())
-    it = item(place, sha256, mirror.url)
+    it = item(target, sha256, mirror.url)
     assert it.check().state is State.MISSING
     it.apply()
     assert it.check().state is State.OK
-    installed = place.at("/usr/local/lib/polydev/firecracker-1.13.1")
+    installed = target.at("/usr/local/lib/polydev/firecracker-1.13.1")
     assert sorted(path.name for path in installed.iterdir()) == [
         "firecracker",
         "jailer",
@@ -125,25 +125,25 @@ def test_a_pinned_release_is_installed_from_the_mirror(
     ]
     for name in ("firecracker", "jailer"):
         assert (installed / name).stat().st_mode & 0o7777 == 0o755
-        link = place.at(f"/usr/local/bin/{name}").readlink()
+        link = target.at(f"/usr/local/bin/{name}").readlink()
         assert str(link) == f"/usr/local/lib/polydev/firecracker/{name}"
-    made = tree(place.root)
+    made = tree(target.root)
     it.apply()
-    assert set(tree(place.root)) == set(made)
+    assert set(tree(target.root)) == set(made)
     it.revert(purge=False)
-    assert tree(place.root) == before
+    assert tree(target.root) == before
 
 
-def test_local_archive_needs_no_network(place: TargetRoot, tmp_path: Path) -> None:
+def test_local_archive_needs_no_network(target: TargetRoot, tmp_path: Path) -> None:
     sha256 = archive(tmp_path / "a.tgz")
     release = Release(VERSION, MACHINE, sha256, "http://127.0.0.1:9")
-    it = Firecracker(place, release, tmp_path / "a.tgz", "auto")
+    it = Firecracker(target, release, tmp_path / "a.tgz", "auto")
     it.apply()
     assert it.check().state is State.OK
 
 
-def test_missing_pin_prevents_the_download(place: TargetRoot, mirror: Mirror) -> None:
-    text = refused(item(place, None, mirror.url), BadSettings)
+def test_missing_pin_prevents_the_download(target: TargetRoot, mirror: Mirror) -> None:
+    text = refused(item(target, None, mirror.url), BadSettings)
     assert "POLYDEV_FIRECRACKER_SHA256" in text
     assert f"firecracker-v{VERSION}-{MACHINE}.tgz.sha256.txt" in text
     assert not mirror.asked.is_set()
@@ -155,50 +155,50 @@ def test_invalid_pin_is_refused(pin: str) -> None:
         Release.wanted(sha256=pin)
 
 
-def test_unpinned_archive_is_refused(place: TargetRoot, mirror: Mirror, tmp_path: Path) -> None:
+def test_unpinned_archive_is_refused(target: TargetRoot, mirror: Mirror, tmp_path: Path) -> None:
     archive(tmp_path / "a.tgz")
     mirror.put(VERSION, (tmp_path / "a.tgz").read_bytes())
-    assert "SHA-256" in refused(item(place, "0" * 64, mirror.url), ImageDamaged)
+    assert "SHA-256" in refused(item(target, "0" * 64, mirror.url), ImageDamaged)
 
 
-def test_truncated_archive_is_refused(place: TargetRoot, mirror: Mirror, tmp_path: Path) -> None:
+def test_truncated_archive_is_refused(target: TargetRoot, mirror: Mirror, tmp_path: Path) -> None:
     sha256 = archive(tmp_path / "a.tgz")
     content = (tmp_path / "a.tgz").read_bytes()
     mirror.put(VERSION, content[:-20], len(content))  # the connection ends before the archive
-    assert "Cannot download" in refused(item(place, sha256, mirror.url), Unavailable)
+    assert "Cannot download" in refused(item(target, sha256, mirror.url), Unavailable)
     mirror.put(VERSION, content[:-20])  # the mirror's own copy is short
-    assert "SHA-256" in refused(item(place, sha256, mirror.url), ImageDamaged)
+    assert "SHA-256" in refused(item(target, sha256, mirror.url), ImageDamaged)
 
 
-def test_mirror_failures_are_reported(place: TargetRoot, mirror: Mirror) -> None:
-    assert "404" in refused(item(place, "0" * 64, mirror.url), Unavailable)
+def test_mirror_failures_are_reported(target: TargetRoot, mirror: Mirror) -> None:
+    assert "404" in refused(item(target, "0" * 64, mirror.url), Unavailable)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, and nobody listens
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        text = refused(item(place, "0" * 64, url), Unavailable)
+        text = refused(item(target, "0" * 64, url), Unavailable)
     assert "--firecracker-archive" in text
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_interrupted_download_installs_nothing(
-    place: TargetRoot, mirror: Mirror, tmp_path: Path, number: signal.Signals
+    target: TargetRoot, mirror: Mirror, tmp_path: Path, number: signal.Signals
 ) -> None:
     sha256 = archive(tmp_path / "a.tgz")
     mirror.put(VERSION, (tmp_path / "a.tgz").read_bytes())
     mirror.go_on.clear()
-    text = (str(place.root), VERSION, MACHINE, sha256, mirror.url)
+    text = (str(target.root), VERSION, MACHINE, sha256, mirror.url)
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen([sys.executable, "-c", INSTALL, *text], env=env) as installing:
         assert mirror.asked.wait(60)
         installing.send_signal(number)
         assert installing.wait(15) != 0, "Ctrl-C does not wait for a mirror that says nothing"
     mirror.go_on.set()
-    it = item(place, sha256, mirror.url)
+    it = item(target, sha256, mirror.url)
     assert it.check().state is State.MISSING
-    assert not place.at("/usr/local/bin").exists()
+    assert not target.at("/usr/local/bin").exists()
     it.apply()
     assert it.check().state is State.OK
-    assert not list(place.at("/usr/local/lib/polydev").glob(".*"))
+    assert not list(target.at("/usr/local/lib/polydev").glob(".*"))
 
 
 INSTALL = """
@@ -220,23 +220,23 @@ asyncio.run(install(*sys.argv[1:]))
 
 
 def test_old_version_stays_until_the_new_one_works(
-    place: TargetRoot, mirror: Mirror, tmp_path: Path
+    target: TargetRoot, mirror: Mirror, tmp_path: Path
 ) -> None:
     old = archive(tmp_path / "old.tgz", "1.13.0")
     mirror.put("1.13.0", (tmp_path / "old.tgz").read_bytes())
-    item(place, old, mirror.url, "1.13.0").apply()
-    installed = tree(place.root)
+    item(target, old, mirror.url, "1.13.0").apply()
+    installed = tree(target.root)
 
     for broken in (b"#!/nowhere\n", program("1.0.0"), b"#!/bin/sh\nexit 1\n"):
         sha256 = archive(tmp_path / "new.tgz", firecracker=broken)
         mirror.put(VERSION, (tmp_path / "new.tgz").read_bytes())
-        refused(item(place, sha256, mirror.url), ImageDamaged)
-        assert tree(place.root) == installed
+        refused(item(target, sha256, mirror.url), ImageDamaged)
+        assert tree(target.root) == installed
 
     sha256 = archive(tmp_path / "new.tgz")
     mirror.put(VERSION, (tmp_path / "new.tgz").read_bytes())
-    item(place, sha256, mirror.url).apply()
-    folders = [path.name for path in place.at("/usr/local/lib/polydev").glob("firecracker-*")]
+    item(target, sha256, mirror.url).apply()
+    folders = [path.name for path in target.at("/usr/local/lib/polydev").glob("firecracker-*")]
     assert folders == [f"firecracker-{VERSION}"]
 
 
@@ -247,7 +247,7 @@ def _hostile(name: str, **fields: object) -> tarfile.TarInfo:
     return member
 
 
-def test_only_the_two_programs_are_extracted(place: TargetRoot, tmp_path: Path) -> None:
+def test_only_the_two_programs_are_extracted(target: TargetRoot, tmp_path: Path) -> None:
     folder = f"release-v{VERSION}-{MACHINE}"
     extra = (
         _hostile("../../../../etc/cron.d/x", size=3),
@@ -258,12 +258,12 @@ def test_only_the_two_programs_are_extracted(place: TargetRoot, tmp_path: Path) 
     )
     sha256 = archive(tmp_path / "a.tgz", extra=extra)
     release = Release(VERSION, MACHINE, sha256)
-    before = set(tree(place.root))
-    it = Firecracker(place, release, tmp_path / "a.tgz", "auto")
+    before = set(tree(target.root))
+    it = Firecracker(target, release, tmp_path / "a.tgz", "auto")
     it.apply()
     assert it.check().state is State.OK
-    assert not any("cron" in name for name in set(tree(place.root)) - before)
-    jailer = place.at(
+    assert not any("cron" in name for name in set(tree(target.root)) - before)
+    jailer = target.at(
         "/usr/local/lib/polydev/firecracker/jailer".replace("cker/", f"cker-{VERSION}/")
     )
     assert not jailer.is_symlink()
@@ -279,39 +279,39 @@ def test_only_the_two_programs_are_extracted(place: TargetRoot, tmp_path: Path) 
     ids=["too many files", "a program that is too large"],
 )
 def test_oversized_archive_is_refused(
-    place: TargetRoot,
+    target: TargetRoot,
     tmp_path: Path,
     extra: tuple[tarfile.TarInfo, ...],
     programs: dict[str, bytes],
 ) -> None:
     sha256 = archive(tmp_path / "a.tgz", extra=extra, **programs)
     release = Release(VERSION, MACHINE, sha256)
-    refused(Firecracker(place, release, tmp_path / "a.tgz", "auto"), ImageDamaged)
+    refused(Firecracker(target, release, tmp_path / "a.tgz", "auto"), ImageDamaged)
 
 
-def test_an_archive_without_a_jailer_is_refused(place: TargetRoot, tmp_path: Path) -> None:
+def test_an_archive_without_a_jailer_is_refused(target: TargetRoot, tmp_path: Path) -> None:
     sha256 = archive(tmp_path / "a.tgz", "1.13.0")
     release = Release(VERSION, MACHINE, sha256)
-    text = refused(Firecracker(place, release, tmp_path / "a.tgz", "auto"), ImageDamaged)
+    text = refused(Firecracker(target, release, tmp_path / "a.tgz", "auto"), ImageDamaged)
     assert f"jailer-v{VERSION}" in text
 
 
-def test_changed_program_is_detected_and_replaced(place: TargetRoot, tmp_path: Path) -> None:
+def test_changed_program_is_detected_and_replaced(target: TargetRoot, tmp_path: Path) -> None:
     sha256 = archive(tmp_path / "a.tgz")
-    it = Firecracker(place, Release(VERSION, MACHINE, sha256), tmp_path / "a.tgz", "auto")
+    it = Firecracker(target, Release(VERSION, MACHINE, sha256), tmp_path / "a.tgz", "auto")
     it.apply()
-    place.at(f"/usr/local/lib/polydev/firecracker-{VERSION}/jailer").write_bytes(b"changed")
+    target.at(f"/usr/local/lib/polydev/firecracker-{VERSION}/jailer").write_bytes(b"changed")
     assert "has changed" in it.check().message
     it.apply()
     assert it.check().state is State.OK
 
 
-def test_foreign_firecracker_stays(place: TargetRoot, tmp_path: Path) -> None:
-    theirs = place.at("/usr/local/bin/firecracker")
+def test_foreign_firecracker_stays(target: TargetRoot, tmp_path: Path) -> None:
+    theirs = target.at("/usr/local/bin/firecracker")
     theirs.parent.mkdir(parents=True)
     theirs.write_bytes(b"theirs")
     sha256 = archive(tmp_path / "a.tgz")
-    it = Firecracker(place, Release(VERSION, MACHINE, sha256), tmp_path / "a.tgz", "auto")
+    it = Firecracker(target, Release(VERSION, MACHINE, sha256), tmp_path / "a.tgz", "auto")
     refused(it, AlreadyExists)
     it.revert(purge=True)
     assert theirs.read_bytes() == b"theirs"

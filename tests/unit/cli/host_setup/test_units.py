@@ -49,8 +49,8 @@ _NEED_A_MOUNT_NAMESPACE = (
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Installed units, and the program at the path that they use."""
-    place = TargetRoot(bare_root(tmp_path))
-    made = Units(place, "daemon", Path("/var/lib/polydev"))
+    target = TargetRoot(bare_root(tmp_path))
+    made = Units(target, "daemon", Path("/var/lib/polydev"))
     library = tmp_path / "library"
     (library / "env").mkdir(parents=True)
     (library / "env" / "bin").symlink_to(Path(sys.executable).parent)

@@ -27,14 +27,14 @@ _LIMIT_S = 60
 class ControllerUser:
     """System user of the controller, without home, shell and password."""
 
-    place: TargetRoot
+    target: TargetRoot
     user: str
     home: Path
     """Folder that it owns; the user stays as long as the folder exists."""
     name: str = "user"
 
     def check(self) -> Status:
-        found = user_ids(self.place, self.user)
+        found = user_ids(self.target, self.user)
         if found is None:
             hint = "Run `polydev host setup`"
             return Status(self.name, State.MISSING, f"There is no user {self.user}", hint)
@@ -46,7 +46,7 @@ class ControllerUser:
         return Status(self.name, State.OK, f"{self.user} is uid {found[0]}, gid {found[1]}")
 
     def apply(self) -> None:
-        self.place.record(f"user {self.user}")
+        self.target.record(f"user {self.user}")
         self._run(
             *("useradd", "--system", "--user-group", "--no-create-home"),
             *("--home-dir=/nonexistent", "--shell=/usr/sbin/nologin"),
@@ -54,19 +54,19 @@ class ControllerUser:
 
     def revert(self, *, purge: bool) -> Sequence[str]:
         # While its folder exists, the user stays: another new user could get its uid.
-        if not self.place.was_created(f"user {self.user}"):
+        if not self.target.was_created(f"user {self.user}"):
             return []
-        if self.place.at(self.home).exists():
+        if self.target.at(self.home).exists():
             return [f"the user {self.user}, which owns {self.home}"]
-        if user_ids(self.place, self.user) is not None:
+        if user_ids(self.target, self.user) is not None:
             self._run("userdel")
-        if any(fields[0] == self.user for fields in _lines(self.place.at("/etc/group"))):
+        if any(fields[0] == self.user for fields in _lines(self.target.at("/etc/group"))):
             self._run("groupdel")  # userdel does it only where login.defs says so
-        self.place.forget(f"user {self.user}")
+        self.target.forget(f"user {self.user}")
         return []
 
     def _run(self, program: str, *options: str) -> None:
-        where = [] if self.place.is_this_machine else [f"--prefix={self.place.root}"]
+        where = [] if self.target.is_this_machine else [f"--prefix={self.target.root}"]
         try:
             subprocess.run(
                 [program, *where, *options, "--", self.user],
@@ -90,17 +90,17 @@ class ControllerUser:
 class MachineUids:
     """Uids of the machines' VMMs, from UID_BASE on. No other account may use them."""
 
-    place: TargetRoot
+    target: TargetRoot
     name: str = "uids"
 
     def check(self) -> Status:
         last = UID_BASE + UIDS - 1
-        for file, who, first, count in _ranges(self.place):
+        for file, who, first, count in _ranges(self.target):
             if first <= last and first + count > UID_BASE:
                 return Status(
                     self.name,
                     State.MISSING,
-                    f"{self.place.at(file)} assigns ids between {UID_BASE} and {last} to {who}, "
+                    f"{self.target.at(file)} assigns ids between {UID_BASE} and {last} to {who}, "
                     "but machines run as these",
                     f"Give {who} other ids: a process with a machine's uid can read and kill it",
                 )
@@ -113,31 +113,31 @@ class MachineUids:
         return []
 
 
-def user_ids(place: TargetRoot, user: str) -> tuple[int, int] | None:
+def user_ids(target: TargetRoot, user: str) -> tuple[int, int] | None:
     """Uid and gid of a user below the target root."""
-    for fields in _lines(place.at("/etc/passwd")):
+    for fields in _lines(target.at("/etc/passwd")):
         if fields[0] == user and len(fields) >= _FIELDS and fields[2].isdigit():
             return int(fields[2]), int(fields[3])
     return None
 
 
-def group_name(place: TargetRoot, user: str) -> str:
+def group_name(target: TargetRoot, user: str) -> str:
     """Name of a user's primary group; the user's name if the group is missing."""
-    ids = user_ids(place, user)
-    for fields in _lines(place.at("/etc/group")):
+    ids = user_ids(target, user)
+    for fields in _lines(target.at("/etc/group")):
         if ids and len(fields) >= _FIELDS and fields[2] == str(ids[1]):
             return fields[0]
     return user
 
 
-def _ranges(place: TargetRoot) -> Iterator[tuple[str, str, int, int]]:
+def _ranges(target: TargetRoot) -> Iterator[tuple[str, str, int, int]]:
     """Yield file, name, first id and count of users, groups and subordinate ids."""
     for file in ("/etc/passwd", "/etc/group"):
-        for fields in _lines(place.at(file)):
+        for fields in _lines(target.at(file)):
             if len(fields) >= _FIELDS and fields[2].isdigit():
                 yield file, fields[0], int(fields[2]), 1
     for file in ("/etc/subuid", "/etc/subgid"):
-        for fields in _lines(place.at(file)):
+        for fields in _lines(target.at(file)):
             if len(fields) == 3 and fields[1].isdigit() and fields[2].isdigit():
                 yield file, fields[0], int(fields[1]), int(fields[2])
 

@@ -34,7 +34,7 @@ _VERSION_LIMIT_S = 20
 class Firecracker:
     """Installed release of Firecracker."""
 
-    place: TargetRoot
+    target: TargetRoot
     release: Release
     archive: Path | None
     """Local archive to install instead of a download."""
@@ -62,8 +62,8 @@ class Firecracker:
         self.release.required_sha256()
         for program in PROGRAMS:
             self._require_own_link(program)
-        temporary = self.place.at(_TEMPORARY)
-        self.place.folder(LIBRARY, Shape(0o755))
+        temporary = self.target.at(_TEMPORARY)
+        self.target.folder(LIBRARY, Shape(0o755))
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(mode=0o755)
         try:
@@ -71,22 +71,22 @@ class Firecracker:
             self._name(temporary)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        self.place.link(_LINK, self._folder.name)
+        self.target.link(_LINK, self._folder.name)
         for program in PROGRAMS:
-            self.place.link(f"/usr/local/bin/{program}", f"{_LINK}/{program}")
-        for old in self.place.at(LIBRARY).glob("firecracker-*"):
+            self.target.link(f"/usr/local/bin/{program}", f"{_LINK}/{program}")
+        for old in self.target.at(LIBRARY).glob("firecracker-*"):
             if old.name != self._folder.name:
                 shutil.rmtree(old)
 
     def revert(self, *, purge: bool) -> Sequence[str]:
         for program in PROGRAMS:
-            if self.place.is_link(f"/usr/local/bin/{program}", f"{_LINK}/{program}"):
-                self.place.remove(f"/usr/local/bin/{program}")
-        self.place.remove_empty("/usr/local/bin")
-        self.place.remove(_LINK)
-        for folder in (self.place.at(_TEMPORARY), *self.place.at(LIBRARY).glob("firecracker-*")):
+            if self.target.is_link(f"/usr/local/bin/{program}", f"{_LINK}/{program}"):
+                self.target.remove(f"/usr/local/bin/{program}")
+        self.target.remove_empty("/usr/local/bin")
+        self.target.remove(_LINK)
+        for folder in (self.target.at(_TEMPORARY), *self.target.at(LIBRARY).glob("firecracker-*")):
             shutil.rmtree(folder, ignore_errors=True)
-        self.place.remove_empty(LIBRARY)
+        self.target.remove_empty(LIBRARY)
         return []
 
     @property
@@ -97,10 +97,10 @@ class Firecracker:
         """Describe the problem of the installation; None if it is correct."""
         problem = f"Firecracker {self.release.version} is not installed"
         links = {f"/usr/local/bin/{name}": f"{_LINK}/{name}" for name in PROGRAMS}
-        for link, target in ({_LINK: self._folder.name} | links).items():
-            if not self.place.is_link(link, target):
+        for link, destination in ({_LINK: self._folder.name} | links).items():
+            if not self.target.is_link(link, destination):
                 return problem
-        folder = self.place.at(self._folder)
+        folder = self.target.at(self._folder)
         try:
             manifest = json.loads((folder / "manifest.json").read_bytes())
             if manifest["programs"] != dict(_checksums(folder)):
@@ -115,8 +115,8 @@ class Firecracker:
     def _require_own_link(self, program: str) -> None:
         """Raises AlreadyExists if a foreign program is at the path of the link."""
         link = f"/usr/local/bin/{program}"
-        is_there = os.path.lexists(self.place.at(link))
-        if is_there and not self.place.is_link(link, f"{_LINK}/{program}"):
+        is_there = os.path.lexists(self.target.at(link))
+        if is_there and not self.target.is_link(link, f"{_LINK}/{program}"):
             raise AlreadyExists(
                 f"{link} exists and does not belong to Polydev",
                 hint="Move it, then run `polydev host setup` again",
@@ -147,7 +147,7 @@ class Firecracker:
 
     def _name(self, temporary: Path) -> None:
         # An existing folder of that name is damaged, so no machine runs from it.
-        folder = self.place.at(self._folder)
+        folder = self.target.at(self._folder)
         if folder.exists():
             shutil.rmtree(folder)
         temporary.rename(folder)

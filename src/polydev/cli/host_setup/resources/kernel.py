@@ -55,21 +55,21 @@ class Tools:
 class Modules:
     """Kernel modules, loaded now and at boot."""
 
-    place: TargetRoot
+    target: TargetRoot
     name: str = "modules"
 
     def check(self) -> Status:
         wanted = modules()
-        if not self.place.is_file(MODULES, _listed(wanted), Shape(0o644)):
+        if not self.target.is_file(MODULES, _listed(wanted), Shape(0o644)):
             hint = "Run `polydev host setup`"
             return Status(self.name, State.MISSING, f"{MODULES} does not list {wanted}", hint)
-        if self.place.is_this_machine:
+        if self.target.is_this_machine:
             preflight.tun()
         return Status(self.name, State.OK, f"{MODULES}: {', '.join(wanted)}")
 
     def apply(self) -> None:
-        self.place.file(MODULES, _listed(modules()), Shape(0o644))
-        if not self.place.is_this_machine or not which("modprobe"):
+        self.target.file(MODULES, _listed(modules()), Shape(0o644))
+        if not self.target.is_this_machine or not which("modprobe"):
             return
         for module in modules():  # `check` then finds out whether the device exists
             subprocess.run(
@@ -78,7 +78,7 @@ class Modules:
 
     def revert(self, *, purge: bool) -> Sequence[str]:
         """Remove the file. Loaded modules stay, because others may use them."""
-        self.place.remove(MODULES)
+        self.target.remove(MODULES)
         return []
 
 
@@ -106,11 +106,11 @@ class Kvm:
 class Sysctls:
     """Sysctl files of this host that would break machines at the next boot."""
 
-    place: TargetRoot
+    target: TargetRoot
     name: str = "sysctls"
 
     def check(self) -> Status:
-        for sysctl, (value, file) in _set_in_files(self.place).items():
+        for sysctl, (value, file) in _set_in_files(self.target).items():
             if sysctl in _NEEDED_SYSCTLS and value == "0":
                 message = f"{file} sets {sysctl} to 0: {_NEEDED_SYSCTLS[sysctl]}"
                 return Status(self.name, State.MISSING, message, "Remove that line")
@@ -127,12 +127,12 @@ class Sysctls:
 class Cgroups:
     """cgroup v2 with the controllers that limit machines, delegated to polydev-machines."""
 
-    place: TargetRoot
+    target: TargetRoot
     name: str = "cgroups"
 
     def check(self) -> Status:
         try:
-            offered = self.place.at("/sys/fs/cgroup/cgroup.controllers").read_text("ascii").split()
+            offered = self.target.at("/sys/fs/cgroup/cgroup.controllers").read_text("ascii").split()
         except FileNotFoundError:
             return Status(
                 self.name,
@@ -158,7 +158,7 @@ class Cgroups:
 class Isolation:
     """Host features that weaken the isolation of guests."""
 
-    place: TargetRoot
+    target: TargetRoot
     name: str = "isolation"
 
     def check(self) -> Status:
@@ -185,7 +185,7 @@ class Isolation:
 
     def _text(self, path: str) -> str:
         try:
-            return self.place.at(path).read_text("ascii").strip()
+            return self.target.at(path).read_text("ascii").strip()
         except OSError:
             return ""
 
@@ -209,20 +209,20 @@ def _listed(names: Sequence[str]) -> bytes:
     return (head + "".join(f"{name}\n" for name in names)).encode()
 
 
-def _set_in_files(place: TargetRoot) -> dict[str, tuple[str, str]]:
+def _set_in_files(target: TargetRoot) -> dict[str, tuple[str, str]]:
     """Value and file of each sysctl, as systemd-sysctl(8) applies them.
 
     The last file by name wins; of two files with one name, the one in the first folder.
     """
     files: dict[str, str] = {}
     for folder in reversed(_SYSCTL_FOLDERS):
-        for path in place.at(folder).glob("*.conf"):
+        for path in target.at(folder).glob("*.conf"):
             files[path.name] = f"{folder}/{path.name}"
     found = {}
     ordered = [files[name] for name in sorted(files)]
     for file in ordered:
         try:
-            lines = place.at(file).read_text("utf-8", "replace").splitlines()
+            lines = target.at(file).read_text("utf-8", "replace").splitlines()
         except OSError:
             continue
         for line in lines:

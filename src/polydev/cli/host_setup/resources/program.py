@@ -44,47 +44,47 @@ exec {LIBRARY}/env/bin/python -P -m polydev.cli "$@"
 class Program:
     """Installed program."""
 
-    place: TargetRoot
+    target: TargetRoot
     name: str = "program"
 
     def check(self) -> Status:
         copy, wanted = f"app-{system_user.program_hash()}", f"{LIBRARY}/env -> {_environment()}"
         hint = "Run `polydev host setup`"
-        if not self.place.is_link(f"{LIBRARY}/app", copy) or not self._copy(copy).is_dir():
+        if not self.target.is_link(f"{LIBRARY}/app", copy) or not self._copy(copy).is_dir():
             return Status(self.name, State.MISSING, f"{LIBRARY}/app is not this version", hint)
-        if not self.place.is_link(f"{LIBRARY}/env", _environment()):
+        if not self.target.is_link(f"{LIBRARY}/env", _environment()):
             return Status(self.name, State.MISSING, f"There is no {wanted}", hint)
-        if not self.place.is_file(COMMAND, _SCRIPT.encode(), Shape(0o755)):
+        if not self.target.is_file(COMMAND, _SCRIPT.encode(), Shape(0o755)):
             return Status(self.name, State.MISSING, f"{COMMAND} is not of this version", hint)
         self._require_readable(Path(_environment()))
         return Status(self.name, State.OK, f"{LIBRARY}/{copy}, run by {_environment()}/bin/python")
 
     def apply(self) -> None:
-        self.place.folder(LIBRARY, Shape(0o755))
+        self.target.folder(LIBRARY, Shape(0o755))
         # Keep the previous copy until the next setup: running programs load modules lazily.
         before = self._linked()
         copy = system_user.copy_program(
-            self.place.at(LIBRARY), keep=before, runs_in=Path(LIBRARY)
+            self.target.at(LIBRARY), keep=before, runs_in=Path(LIBRARY)
         ).parent
-        self.place.link(f"{LIBRARY}/app", copy.name)
-        self.place.link(f"{LIBRARY}/env", _environment())
-        self.place.file(COMMAND, _SCRIPT.encode(), Shape(0o755))
+        self.target.link(f"{LIBRARY}/app", copy.name)
+        self.target.link(f"{LIBRARY}/env", _environment())
+        self.target.file(COMMAND, _SCRIPT.encode(), Shape(0o755))
 
     def revert(self, *, purge: bool) -> Sequence[str]:
-        self.place.remove(COMMAND)
+        self.target.remove(COMMAND)
         for name in ("app", "env"):
-            self.place.remove(f"{LIBRARY}/{name}")
-        for copy in self.place.at(LIBRARY).glob("app-*"):
+            self.target.remove(f"{LIBRARY}/{name}")
+        for copy in self.target.at(LIBRARY).glob("app-*"):
             shutil.rmtree(copy)
-        self.place.remove_empty(LIBRARY)
+        self.target.remove_empty(LIBRARY)
         return []
 
     def _copy(self, name: str) -> Path:
-        return self.place.at(f"{LIBRARY}/{name}")
+        return self.target.at(f"{LIBRARY}/{name}")
 
     def _linked(self) -> str:
         try:
-            return str(self.place.at(f"{LIBRARY}/app").readlink())
+            return str(self.target.at(f"{LIBRARY}/app").readlink())
         except OSError:
             return ""
 

@@ -41,12 +41,12 @@ _INPUTS = {
 class Services:
     """Host agent and controller, running with the installed files."""
 
-    place: TargetRoot
+    target: TargetRoot
     settings: HostSettings
     name: str = "services"
 
     def check(self) -> Status:
-        if not units.is_booted(self.place):
+        if not units.is_booted(self.target):
             message = "systemd is not running here; the units start at boot"
             return Status(self.name, State.OK, message)
         if hindrance := self._blocker():
@@ -100,7 +100,7 @@ class Services:
         newest = 0
         for path in paths:
             with suppress(OSError):
-                newest = max(newest, int(os.lstat(self.place.at(Path(path))).st_mtime))
+                newest = max(newest, int(os.lstat(self.target.at(Path(path))).st_mtime))
         return newest
 
 

@@ -43,37 +43,37 @@ _CONTROLLER_TEXT = """\
 class SettingsFiles:
     """Settings files and encryption key."""
 
-    place: TargetRoot
+    target: TargetRoot
     user: str
     name: str = "settings"
 
     def check(self) -> Status:
         for path, shape in self._wanted():
-            if not self.place.is_file(path, None, shape):
+            if not self.target.is_file(path, None, shape):
                 message = f"{path} is missing or does not have mode {shape.mode:04o}"
                 return Status(self.name, State.MISSING, message, "Run `polydev host setup`")
         return Status(self.name, State.OK, f"{SETTINGS}, {CONTROLLER_SETTINGS}, {KEY}")
 
     def apply(self) -> None:
-        self.place.folder(CONFIG, Shape(0o755))
+        self.target.folder(CONFIG, Shape(0o755))
         contents = {SETTINGS: _common, CONTROLLER_SETTINGS: lambda: _CONTROLLER_TEXT, KEY: _key}
         for path, shape in self._wanted():
-            there = self.place.at(path)
+            there = self.target.at(path)
             content = there.read_bytes() if there.exists() else contents[path]().encode()
-            self.place.file(path, content, shape)
+            self.target.file(path, content, shape)
 
     def revert(self, *, purge: bool) -> Sequence[str]:
         """Keep the files unless `purge`: without the key, stored data cannot be decrypted."""
         paths = [path for path, _ in self._wanted()]
         if purge:
             for path in paths:
-                self.place.remove(path)
+                self.target.remove(path)
             return []
-        is_there = any(self.place.at(path).exists() for path in paths)
+        is_there = any(self.target.at(path).exists() for path in paths)
         return [f"{CONFIG}, with the settings and the encryption key"] if is_there else []
 
     def _wanted(self) -> Sequence[tuple[str, Shape]]:
-        _, gid = user_ids(self.place, self.user) or (0, 0)
+        _, gid = user_ids(self.target, self.user) or (0, 0)
         return (
             (SETTINGS, Shape(0o640, 0, gid)),
             (CONTROLLER_SETTINGS, _ROOT_ONLY),
@@ -81,10 +81,10 @@ class SettingsFiles:
         )
 
 
-def load_installed_settings(place: TargetRoot, environment: MutableMapping[str, str]) -> None:
+def load_installed_settings(target: TargetRoot, environment: MutableMapping[str, str]) -> None:
     """Use the installed settings as defaults for this run."""
     try:
-        lines = place.at(SETTINGS).read_text("utf-8").splitlines()
+        lines = target.at(SETTINGS).read_text("utf-8").splitlines()
     except FileNotFoundError:
         return
     for line in lines:

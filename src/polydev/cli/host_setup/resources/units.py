@@ -40,7 +40,7 @@ _START_LIMIT_S = 300
 class Units:
     """Unit files, enabled at boot."""
 
-    place: TargetRoot
+    target: TargetRoot
     user: str
     state_dir: Path
     name: str = "units"
@@ -48,30 +48,30 @@ class Units:
     def check(self) -> Status:
         hint = "Run `polydev host setup`"
         for unit in UNITS:
-            if not self.place.is_file(f"{FOLDER}/{unit}", self.content(unit), _SHAPE):
+            if not self.target.is_file(f"{FOLDER}/{unit}", self.content(unit), _SHAPE):
                 return Status(self.name, State.MISSING, f"{unit} is not of this version", hint)
         for unit in STARTED:
-            if not self.place.is_link(f"{_WANTS}/{unit}", f"{FOLDER}/{unit}"):
+            if not self.target.is_link(f"{_WANTS}/{unit}", f"{FOLDER}/{unit}"):
                 return Status(self.name, State.MISSING, f"{unit} is not enabled at boot", hint)
         return Status(self.name, State.OK, f"{', '.join(UNITS)} in {FOLDER}")
 
     def apply(self) -> None:
         for unit in UNITS:
-            self.place.file(f"{FOLDER}/{unit}", self.content(unit), _SHAPE)
+            self.target.file(f"{FOLDER}/{unit}", self.content(unit), _SHAPE)
         for unit in STARTED:
-            self.place.link(f"{_WANTS}/{unit}", f"{FOLDER}/{unit}")
-        if is_booted(self.place):
+            self.target.link(f"{_WANTS}/{unit}", f"{FOLDER}/{unit}")
+        if is_booted(self.target):
             systemctl("daemon-reload")
 
     def revert(self, *, purge: bool) -> Sequence[str]:
-        if is_booted(self.place):
-            there = [unit for unit in UNITS if self.place.at(f"{FOLDER}/{unit}").exists()]
+        if is_booted(self.target):
+            there = [unit for unit in UNITS if self.target.at(f"{FOLDER}/{unit}").exists()]
             for unit in (*reversed(there), _SLICE):
                 systemctl("stop", unit)
         for unit in UNITS:
-            self.place.remove(f"{_WANTS}/{unit}")
-            self.place.remove(f"{FOLDER}/{unit}")
-        if is_booted(self.place):
+            self.target.remove(f"{_WANTS}/{unit}")
+            self.target.remove(f"{FOLDER}/{unit}")
+        if is_booted(self.target):
             systemctl("daemon-reload")
             subprocess.run(["systemctl", "reset-failed", *UNITS], capture_output=True, check=False)
         return []
@@ -85,7 +85,7 @@ class Units:
             raise Failed(f"Cannot read {template} ({error.strerror})") from None
         values = {
             "@USER@": self.user,
-            "@GROUP@": group_name(self.place, self.user),
+            "@GROUP@": group_name(self.target, self.user),
             "@STATE_DIR@": str(self.state_dir),
         }
         for name, value in values.items():
@@ -93,9 +93,9 @@ class Units:
         return text.encode()
 
 
-def is_booted(place: TargetRoot) -> bool:
+def is_booted(target: TargetRoot) -> bool:
     """Check that systemd runs the system of this root."""
-    return place.is_this_machine and _RUNNING.is_dir()
+    return target.is_this_machine and _RUNNING.is_dir()
 
 
 def is_installed(state_dir: Path) -> bool:
