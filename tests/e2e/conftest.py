@@ -8,24 +8,24 @@ from typing import Any
 
 import pytest
 
-from e2e.place import Place, demo_place
+from e2e.installation import Installation, demo_installation
 
 
 @pytest.fixture(scope="session")
-def place() -> Iterator[Place]:
+def installation() -> Iterator[Installation]:
     """Run a separate Polydev; check that nothing is left of it.
 
     It boots browser machines until a test requests a template for clones.
     """
-    with demo_place(POLYDEV_WARM_START="true", POLYDEV_WARM_QUIET_S="3600") as place:
-        yield place
+    with demo_installation(POLYDEV_WARM_START="true", POLYDEV_WARM_QUIET_S="3600") as installation:
+        yield installation
 
 
 @pytest.fixture(scope="session")
-def report(place: Place) -> dict[str, Any]:
+def report(installation: Installation) -> dict[str, Any]:
     """Run `polydev demo --json`, which logs Claude Code in; return its report."""
     argv = ("demo", "--provider", "claude_code", "--keep-approving", "--json")
-    ended = place.run(*argv, limit_s=1500)
+    ended = installation.run(*argv, limit_s=1500)
     last = ended.stdout.splitlines()[-1] if ended.stdout else ""
     assert ended.returncode == 0, f"{ended.stderr[-8000:]}\n{last}"
     answer: dict[str, Any] = json.loads(last)

@@ -24,7 +24,7 @@ IMAGES = os.environ.get("POLYDEV_IMAGES_DIR", "/var/cache/polydev/golden-images"
 
 
 @dataclass
-class Place:
+class Installation:
     """Separate installation: state folder, namespaces and port."""
 
     name: str = field(default_factory=lambda: f"pdt-{secrets.token_hex(3)}")
@@ -126,10 +126,10 @@ class Place:
 
 
 @contextmanager
-def demo_place(**extra: str) -> Iterator[Place]:
+def demo_installation(**extra: str) -> Iterator[Installation]:
     """Provide an installation for a demo; check afterwards that nothing is left."""
-    place = Place(extra=extra)
+    installation = Installation(extra=extra)
     try:
-        yield place
+        yield installation
     finally:
-        place.run("down", "--demo")
+        installation.run("down", "--demo")

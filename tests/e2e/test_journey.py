@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from e2e.place import Place
+from e2e.installation import Installation
 from polydev.shared.domain import LOGIN_STEPS, StepName
 from polydev.shared.host_client import Host
 from polydev.shared.providers import all_providers
@@ -38,28 +38,28 @@ def cli(report: dict[str, Any]) -> str:
 
 
 @pytest.fixture(scope="module")
-def codex(place: Place, cli: str) -> subprocess.CompletedProcess[str]:
+def codex(installation: Installation, cli: str) -> subprocess.CompletedProcess[str]:
     """Log Codex in while controller and host agent are killed.
 
     Both are killed while the machines are created, and again later.
     """
     for step in (StepName.CREATE_MACHINES.label, StepName.START_LOGIN.label):
-        process = _connect_until(place, step)
+        process = _connect_until(installation, step)
         for module in ("polydev.controller", "polydev.hostagent"):
-            os.kill(place.process(module), signal.SIGKILL)
+            os.kill(installation.process(module), signal.SIGKILL)
         process.communicate(timeout=600)
-    again = place.run("connect", "codex", limit_s=600)
+    again = installation.run("connect", "codex", limit_s=600)
     for _ in range(60):
         if again.returncode == 0 or "answer" not in again.stderr:
             break
-        again = place.run("connect", "codex", limit_s=600)
+        again = installation.run("connect", "codex", limit_s=600)
     return again
 
 
-def _connect_until(place: Place, step: str) -> subprocess.Popen[str]:
+def _connect_until(installation: Installation, step: str) -> subprocess.Popen[str]:
     """Start or join a login; return its command once a step is done."""
     for _ in range(60):
-        process = place.start("connect", "codex", stderr=subprocess.STDOUT)
+        process = installation.start("connect", "codex", stderr=subprocess.STDOUT)
         assert process.stdout is not None
         output = []
         for line in process.stdout:
@@ -79,13 +79,15 @@ def test_journey_ends_with_an_answer(report: dict[str, Any]) -> None:
     assert all(step["seconds"] >= 0 for step in report["steps"])
 
 
-def test_one_cli_machine_and_no_browser_machine_remain(place: Place, cli: str) -> None:
-    machines = place.json("machine", "list")
+def test_one_cli_machine_and_no_browser_machine_remain(
+    installation: Installation, cli: str
+) -> None:
+    machines = installation.json("machine", "list")
     assert [(machine["vm_id"], machine["vm_type"]) for machine in machines] == [(cli, "cli")]
 
 
-def test_cancelled_login_leaves_nothing(place: Place, cli: str) -> None:
-    process = place.start("connect", "codex", stderr=subprocess.STDOUT)
+def test_cancelled_login_leaves_nothing(installation: Installation, cli: str) -> None:
+    process = installation.start("connect", "codex", stderr=subprocess.STDOUT)
     assert process.stdout is not None
     for line in process.stdout:
         if StepName.CREATE_MACHINES.label in line:
@@ -93,64 +95,66 @@ def test_cancelled_login_leaves_nothing(place: Place, cli: str) -> None:
     process.send_signal(signal.SIGINT)
     rest, _ = process.communicate(timeout=300)
     assert process.returncode == 130, rest
-    assert [machine["vm_id"] for machine in place.json("machine", "list")] == [cli]
-    checks = json.loads(place.run("doctor", "--json").stdout)["checks"]
+    assert [machine["vm_id"] for machine in installation.json("machine", "list")] == [cli]
+    checks = json.loads(installation.run("doctor", "--json").stdout)["checks"]
     assert [check for check in checks if not check["ok"]] == []
 
 
-def test_killed_host_agent_adopts_its_machines(place: Place, cli: str) -> None:
-    os.kill(place.process("polydev.hostagent"), signal.SIGKILL)
+def test_killed_host_agent_adopts_its_machines(installation: Installation, cli: str) -> None:
+    os.kill(installation.process("polydev.hostagent"), signal.SIGKILL)
     for _ in range(60):
-        ended = place.run("machine", "exec", cli, "--", *STATUS["claude_code"])
+        ended = installation.run("machine", "exec", cli, "--", *STATUS["claude_code"])
         if ended.returncode == 0:
             return
     pytest.fail(ended.stderr)
 
 
 async def test_login_outlives_controller_and_host_agent(
-    place: Place, cli: str, codex: subprocess.CompletedProcess[str]
+    installation: Installation, cli: str, codex: subprocess.CompletedProcess[str]
 ) -> None:
     assert codex.returncode == 0, f"{codex.stdout}\n{codex.stderr}"
-    async with Host(place.state_dir / "sockets" / "hostd.sock") as host:
+    async with Host(installation.state_dir / "sockets" / "hostd.sock") as host:
         found = await host.inventory()
     assert found.machines == found.folders == list(found.processes) == [cli]
     assert list(found.addresses) == [cli]
     assert len(found.taps) == len(set(found.firewall)) == 1
-    assert [machine["vm_id"] for machine in place.json("machine", "list")] == [cli]
+    assert [machine["vm_id"] for machine in installation.json("machine", "list")] == [cli]
 
 
 @pytest.mark.usefixtures("codex")
 @pytest.mark.parametrize("provider", STATUS)
-def test_cli_reports_its_login(place: Place, cli: str, provider: str) -> None:
-    ended = place.run("machine", "exec", cli, "--", *STATUS[provider])
+def test_cli_reports_its_login(installation: Installation, cli: str, provider: str) -> None:
+    ended = installation.run("machine", "exec", cli, "--", *STATUS[provider])
     assert ended.returncode == 0
     assert re.search(r"logged.?in", ended.stdout + ended.stderr, re.IGNORECASE)
 
 
 @pytest.mark.usefixtures("codex")
 @pytest.mark.parametrize("provider", CREDENTIALS)
-def test_only_root_may_read_credentials(place: Place, cli: str, provider: str) -> None:
+def test_only_root_may_read_credentials(
+    installation: Installation, cli: str, provider: str
+) -> None:
     path = CREDENTIALS[provider]
-    mode = place.ok("machine", "exec", cli, "--", "stat", "-c", "%U:%G %a", path)
+    mode = installation.ok("machine", "exec", cli, "--", "stat", "-c", "%U:%G %a", path)
     assert mode.strip() == "root:root 600"
 
 
 @pytest.mark.usefixtures("codex")
-def test_chat_continues_from_the_command(place: Place) -> None:
-    assert place.json("chat", "codex", "Say hello once more.")["text"].strip()
+def test_chat_continues_from_the_command(installation: Installation) -> None:
+    assert installation.json("chat", "codex", "Say hello once more.")["text"].strip()
 
 
 @pytest.mark.usefixtures("codex")
-def test_tokens_are_only_in_the_cli_machine(place: Place, cli: str) -> None:
+def test_tokens_are_only_in_the_cli_machine(installation: Installation, cli: str) -> None:
     tokens: set[str] = set()
     for path in CREDENTIALS.values():
-        text = place.ok("machine", "exec", cli, "--", "cat", path)
+        text = installation.ok("machine", "exec", cli, "--", "cat", path)
         tokens |= tokens_in(json.loads(text))
     assert len(tokens) == 5, "Codex has three, Claude Code two"
     needles = [token.encode() for token in tokens]
-    for argv in place.processes().values():
+    for argv in installation.processes().values():
         assert not any(needle.decode() in argv for needle in needles)
-    for path in searchable_files(place.state_dir):
+    for path in searchable_files(installation.state_dir):
         content = path.read_bytes()
         assert not any(needle in content for needle in needles), path
 

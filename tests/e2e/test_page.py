@@ -22,7 +22,7 @@ from browser import PHONE, Chromium, Visit
 from playwright.async_api import Page, expect
 
 from e2e.by_hand import Hand
-from e2e.place import Place
+from e2e.installation import Installation
 from e2e.test_journey import searchable_files, tokens_in
 
 pytestmark = [pytest.mark.vm, pytest.mark.clis, pytest.mark.timeout(1800)]
@@ -34,22 +34,22 @@ TURN_MS = 240_000
 
 
 @pytest.fixture(scope="module")
-def world(place: Place, report: dict[str, Any]) -> dict[str, Any]:
+def world(installation: Installation, report: dict[str, Any]) -> dict[str, Any]:
     """Prepare a host with a standby clone for browser machines.
 
     The fake providers wait for manual input, as after `polydev demo`.
     """
-    os.kill(place.process("polydev.testing.fake_providers"), signal.SIGUSR1)
-    assert place.json("image", "warm", limit_s=900)["state"] == "ready"
+    os.kill(installation.process("polydev.testing.fake_providers"), signal.SIGUSR1)
+    assert installation.json("image", "warm", limit_s=900)["state"] == "ready"
     return report
 
 
 @asynccontextmanager
 async def _signed_in(
-    place: Place, world: dict[str, Any], chromium: Chromium, **how: Any
+    installation: Installation, world: dict[str, Any], chromium: Chromium, **how: Any
 ) -> AsyncIterator[Visit]:
     """Open the page with the administrator signed in."""
-    async with chromium.visit(f"http://localhost:{place.port}", **how) as visit:
+    async with chromium.visit(f"http://localhost:{installation.port}", **how) as visit:
         await visit.open("/")
         await visit.page.get_by_label("Email address").fill(world["account"]["email"])
         await visit.page.get_by_label("Password", exact=True).fill(world["account"]["password"])
@@ -77,11 +77,11 @@ async def _send(page: Page, text: str) -> None:
 
 
 async def test_manual_login_leads_to_a_chat_that_asks_permission(
-    place: Place, world: dict[str, Any], chromium: Chromium
+    installation: Installation, world: dict[str, Any], chromium: Chromium
 ) -> None:
     provider = "gemini_cli"
-    async with _signed_in(place, world, chromium) as visit:
-        page, calls = visit.page, place.state_dir / "standin" / "calls.jsonl"
+    async with _signed_in(installation, world, chromium) as visit:
+        page, calls = visit.page, installation.state_dir / "standin" / "calls.jsonl"
         await page.locator(f"#provider-{provider}").get_by_role("button", name="Connect").click()
         await expect(page).to_have_url(re.compile(r"/connect/"))
         await expect(page.locator("[data-waiting=yes]")).to_be_attached(timeout=LOGIN_MS)
@@ -90,7 +90,7 @@ async def test_manual_login_leads_to_a_chat_that_asks_permission(
             "data-status", "completed", timeout=LOGIN_MS
         )
         shown = await page.locator(".facts a[href='/machine']").first.inner_text()
-        [cli] = place.json("machine", "list")
+        [cli] = installation.json("machine", "list")
         assert (shown, cli["vm_type"]) == (cli["vm_id"], "cli"), "never the browser machine"
 
         await expect(page).to_have_url(re.compile(r"/chat/"), timeout=30_000)
@@ -101,28 +101,32 @@ async def test_manual_login_leads_to_a_chat_that_asks_permission(
         await permission.locator("button.primary").first.click()
         await expect(page.locator(".permission[data-state=answered]")).to_be_visible()
         await expect(page.locator("[data-stop]")).to_be_hidden(timeout=TURN_MS)
-        content = place.ok("machine", "exec", cli["vm_id"], "--", "cat", file)
+        content = installation.ok("machine", "exec", cli["vm_id"], "--", "cat", file)
         assert content.strip() == "it works"
 
 
-def test_gemini_tokens_are_only_in_the_cli_machine(place: Place, world: dict[str, Any]) -> None:
-    [cli] = place.json("machine", "list")
+def test_gemini_tokens_are_only_in_the_cli_machine(
+    installation: Installation, world: dict[str, Any]
+) -> None:
+    [cli] = installation.json("machine", "list")
     path = "/root/.gemini/oauth_creds.json"
-    tokens = tokens_in(json.loads(place.ok("machine", "exec", cli["vm_id"], "--", "cat", path)))
+    tokens = tokens_in(
+        json.loads(installation.ok("machine", "exec", cli["vm_id"], "--", "cat", path))
+    )
     assert len(tokens) == 3
-    arguments = "\n".join(place.processes().values())
+    arguments = "\n".join(installation.processes().values())
     assert not any(token in arguments for token in tokens)
-    for file in searchable_files(place.state_dir):
+    for file in searchable_files(installation.state_dir):
         content = file.read_bytes()
         assert not any(token.encode() in content for token in tokens), file
 
 
 async def test_local_browser_login_is_completed_by_its_callback_url(
-    place: Place, world: dict[str, Any], chromium: Chromium
+    installation: Installation, world: dict[str, Any], chromium: Chromium
 ) -> None:
-    async with _signed_in(place, world, chromium, size=PHONE) as visit:
+    async with _signed_in(installation, world, chromium, size=PHONE) as visit:
         page = visit.page
-        before = [it["vm_id"] for it in place.json("machine", "list")]
+        before = [it["vm_id"] for it in installation.json("machine", "list")]
         session = await page.evaluate(
             """async () => {
               const { api } = await import(document.querySelector('script[src*="/app.js"]').src);
@@ -136,22 +140,24 @@ async def test_local_browser_login_is_completed_by_its_callback_url(
         await page.get_by_label("Address from your browser").fill("not this")
         await page.locator("#paste").get_by_role("button", name="Submit").click()
         await expect(page.locator("#paste-problem")).to_be_visible()
-        await page.get_by_label("Address from your browser").fill(await _log_in_locally(place, url))
+        await page.get_by_label("Address from your browser").fill(
+            await _log_in_locally(installation, url)
+        )
         await page.locator("#paste").get_by_role("button", name="Submit").click()
         await expect(page.locator("#connect-state")).to_have_attribute(
             "data-status", "completed", timeout=LOGIN_MS
         )
-        assert [it["vm_id"] for it in place.json("machine", "list")] == before
+        assert [it["vm_id"] for it in installation.json("machine", "list")] == before
 
 
-async def _log_in_locally(place: Place, url: str) -> str:
+async def _log_in_locally(installation: Installation, url: str) -> str:
     """Sign in at a URL with a browser in the fake providers' network."""
-    providers = place.state_dir / "standin"
+    providers = installation.state_dir / "standin"
     process = await asyncio.create_subprocess_exec(
-        *("ip", "netns", "exec", f"{place.name}-net", sys.executable),
+        *("ip", "netns", "exec", f"{installation.name}-net", sys.executable),
         *(Path(__file__).with_name("own_browser.py"), url),
         *("http://198.51.100.1:3128", providers / "ca.pem"),
-        env=place.environment,
+        env=installation.environment,
         stdout=asyncio.subprocess.PIPE,
     )
     out, _ = await process.communicate()
@@ -160,9 +166,9 @@ async def _log_in_locally(place: Place, url: str) -> str:
 
 
 async def test_turn_continues_without_the_page_and_is_shown_once(
-    place: Place, world: dict[str, Any], chromium: Chromium
+    installation: Installation, world: dict[str, Any], chromium: Chromium
 ) -> None:
-    async with _signed_in(place, world, chromium) as visit:
+    async with _signed_in(installation, world, chromium) as visit:
         page = visit.page
         await _chat_with(page, "codex")
         await _send(page, "slowly: 60")
@@ -178,10 +184,10 @@ async def test_turn_continues_without_the_page_and_is_shown_once(
 
 
 async def test_terminal_is_a_shell_in_the_cli_machine(
-    place: Place, world: dict[str, Any], chromium: Chromium
+    installation: Installation, world: dict[str, Any], chromium: Chromium
 ) -> None:
-    [cli] = place.json("machine", "list")
-    async with _signed_in(place, world, chromium) as visit:
+    [cli] = installation.json("machine", "list")
+    async with _signed_in(installation, world, chromium) as visit:
         page = visit.page
         await page.goto(f"/terminal/{cli['vm_id']}")
         await expect(page.locator("[data-state]").first).to_have_text("Connected", timeout=60_000)
@@ -193,11 +199,11 @@ async def test_terminal_is_a_shell_in_the_cli_machine(
 
 
 async def test_second_user_sees_nothing_of_the_first(
-    place: Place, world: dict[str, Any], chromium: Chromium
+    installation: Installation, world: dict[str, Any], chromium: Chromium
 ) -> None:
-    [cli] = place.json("machine", "list")
-    code = place.json("user", "invite")["code"]
-    async with chromium.visit(f"http://localhost:{place.port}") as visit:
+    [cli] = installation.json("machine", "list")
+    code = installation.json("user", "invite")["code"]
+    async with chromium.visit(f"http://localhost:{installation.port}") as visit:
         asked = {"email": "bea@example.org", "password": "seven quiet lanterns", "invitation": code}
         answer = await visit.context.request.post("/api/account/sign-up", data=asked)
         assert answer.status == 201, await answer.text()

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from e2e.place import Place
+from e2e.installation import Installation
 
 pytestmark = [pytest.mark.vm, pytest.mark.clis]
 
 
-def test_down_leaves_nothing(place: Place, report: dict[str, Any]) -> None:
+def test_down_leaves_nothing(installation: Installation, report: dict[str, Any]) -> None:
     assert report["ok"]
-    place.ok("down", "--demo")
-    assert place.leftovers() == {}
+    installation.ok("down", "--demo")
+    assert installation.leftovers() == {}
