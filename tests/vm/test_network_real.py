@@ -109,7 +109,7 @@ async def test_neither_machine_reaches_the_other_the_host_or_private_networks(
     listening = ["perl", "-e", LISTEN_EVERYWHERE.replace("9000", str(PORT))]
     async with await pair.other.channel.exec(ExecRequest(argv=listening)) as server:
         assert await server.read()
-        targets = (pair.other.place.address, GATEWAY, HOST, *PRIVATE)
+        targets = (pair.other.attachment.address, GATEWAY, HOST, *PRIVATE)
         fetching = (fetch(pair.one, address, NOT_FETCHED_S) for address in targets)
         answers = await asyncio.gather(*fetching)
     for greeter in greeters:
@@ -119,14 +119,14 @@ async def test_neither_machine_reaches_the_other_the_host_or_private_networks(
 
 
 async def test_root_in_machine_cannot_take_another_address_or_mac(pair: MachinePair) -> None:
-    lan = f"$(basename $(dirname $(grep -l {pair.one.place.mac} /sys/class/net/*/address)))"
+    lan = f"$(basename $(dirname $(grep -l {pair.one.attachment.mac} /sys/class/net/*/address)))"
     route = f"ip route replace default via {GATEWAY} dev $lan"
     with closing(Greeter(pair.here, pair.here.world)):
         assert await fetch(pair.one, WORLD)
-        stolen = f"lan={lan}; ip addr add {pair.other.place.address}/24 dev $lan;"
-        await as_root(pair.one, f"{stolen} {route} src {pair.other.place.address}")
+        stolen = f"lan={lan}; ip addr add {pair.other.attachment.address}/24 dev $lan;"
+        await as_root(pair.one, f"{stolen} {route} src {pair.other.attachment.address}")
         assert await fetch(pair.one, WORLD, NOT_FETCHED_S) == ""
-        given_back = f"lan={lan}; ip addr del {pair.other.place.address}/24 dev $lan; {route}"
+        given_back = f"lan={lan}; ip addr del {pair.other.attachment.address}/24 dev $lan; {route}"
         await as_root(pair.one, given_back)
         assert await fetch(pair.one, WORLD)
 
@@ -134,9 +134,9 @@ async def test_root_in_machine_cannot_take_another_address_or_mac(pair: MachineP
             return f"ip link set $lan down; ip link set $lan address {mac}; ip link set $lan up;"
 
         there_and_back = (
-            f"lan={lan}; {with_mac(pair.other.place.mac)} {route};"
+            f"lan={lan}; {with_mac(pair.other.attachment.mac)} {route};"
             f"timeout {NOT_FETCHED_S} bash -c 'cat </dev/tcp/{WORLD}/{PORT}' >/tmp/got || true;"
-            f"{with_mac(pair.one.place.mac)} {route}; [ ! -s /tmp/got ]"
+            f"{with_mac(pair.one.attachment.mac)} {route}; [ ! -s /tmp/got ]"
         )
         await as_root(pair.one, there_and_back)
         assert await fetch(pair.one, WORLD)
@@ -146,7 +146,7 @@ async def test_root_in_machine_cannot_take_another_address_or_mac(pair: MachineP
 async def test_nothing_is_open_on_the_vm_network(pair: MachinePair) -> None:
     """Scan from the bridge, without the rules that would forbid it."""
     run_inside(pair.here.vm, "nft", "delete", "table", "inet", "polydev")
-    address = pair.one.place.address
+    address = pair.one.attachment.address
     ip(pair.here.vm, "route", "add", "10.0.2.15/32", "via", address)
     listening = ["perl", "-e", LISTEN_EVERYWHERE]
     async with await pair.one.channel.exec(ExecRequest(argv=listening)) as server:

@@ -247,8 +247,8 @@ async def _check_isolation(f: Fleet, machines: MachineService) -> None:
 
 async def _check_mac_addresses(f: Fleet, capture: Capture, views: list[MachineView]) -> None:
     """Check that each clone sends only with its own MAC."""
-    places = (await f.host.network.state()).addresses
-    assert set(places) == {view.vm_id for view in views}
+    addresses = (await f.host.network.state()).addresses
+    assert set(addresses) == {view.vm_id for view in views}
     taps = set((await f.host.network.state()).taps)
     sent = {(device, mac) for device, mac in capture.seen if device in taps}
     assert {mac for _, mac in sent} == {view.mac for view in views}

@@ -254,8 +254,8 @@ async def test_only_the_configured_proxy_is_reachable(
     machine = await attach(A)
     proxy = (IPv4Address(address), 3128)
     await reconfigure(network, plan, egress=Egress.PROXY, proxy=proxy)
-    place = getattr(here, holder)
-    with here.listen_tcp(place, address, 3128), here.listen_tcp(place, address, 22):
+    netns = getattr(here, holder)
+    with here.listen_tcp(netns, address, 3128), here.listen_tcp(netns, address, 22):
         machine.send(machine.syn(address, 3128))
         assert machine.expect(is_syn_ack)
         for frame in (

@@ -26,7 +26,7 @@ RUNNING = {A: UID, B: UID + 1}
 
 @pytest.fixture
 async def attached(network: Network) -> Attachment:
-    """Machine A's place; B is attached too."""
+    """Machine A's attachment; B is attached too."""
     await network.attach(B, UID + 1)
     return await network.attach(A, UID)
 

@@ -63,8 +63,8 @@ async def test_machine_keeps_its_address(
 ) -> None:
     machine = await attach(A)
     again = Network(plan)
-    assert await network.attach(A, UID) == machine.place
-    assert await again.attach(A, UID) == machine.place
+    assert await network.attach(A, UID) == machine.attachment
+    assert await again.attach(A, UID) == machine.attachment
     assert (await again.attach(B, UID)).address == "192.168.100.6"
     await again.close()
     assert machine.fence() == []
@@ -120,13 +120,13 @@ async def test_sweep_removes_orphans(here: Surroundings, network: Network) -> No
 
 
 async def test_deleted_namespace_is_recreated(here: Surroundings, network: Network) -> None:
-    place = await network.attach(A, UID)
+    attachment = await network.attach(A, UID)
     namespaces.remove(here.vm)
     with pytest.raises(NetworkFailed):
         await network.attach(B, UID)
     await network.ensure()
-    assert await network.attach(A, UID) == place
-    assert (await network.state()).taps == (place.tap,)
+    assert await network.attach(A, UID) == attachment
+    assert (await network.state()).taps == (attachment.tap,)
 
 
 async def test_failed_attach_is_reverted(

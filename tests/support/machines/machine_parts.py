@@ -178,13 +178,13 @@ class InMemoryNetwork:
 
     def __init__(self, faults: Faults) -> None:
         self._faults = faults
-        self.places: dict[str, Attachment] = {}
+        self.attachments: dict[str, Attachment] = {}
 
     async def attach(self, vm_id: str, uid: int) -> Attachment:
         await self._faults.here("attach")
-        used = {int(place.tap.removeprefix("pd")) for place in self.places.values()}
+        used = {int(attachment.tap.removeprefix("pd")) for attachment in self.attachments.values()}
         index = next(number for number in range(5, 250) if number not in used)
-        place = Attachment(
+        attachment = Attachment(
             tap=f"pd{index}",
             mac=f"02:01:c0:a8:64:{index:02x}",
             address=f"192.168.100.{index}",
@@ -192,23 +192,23 @@ class InMemoryNetwork:
             channel_port=22000 + index,
             channel_mac=f"02:02:c0:a8:64:{index:02x}",
         )
-        return self.places.setdefault(vm_id, place)
+        return self.attachments.setdefault(vm_id, attachment)
 
     async def rename(self, vm_id: str, new_vm_id: str) -> None:
         await self._faults.here("rename")
-        self.places[new_vm_id] = self.places.pop(vm_id)
+        self.attachments[new_vm_id] = self.attachments.pop(vm_id)
 
     async def detach(self, vm_id: str) -> None:
-        self.places.pop(vm_id, None)
+        self.attachments.pop(vm_id, None)
 
     async def sweep(self, keep: Collection[str] | None) -> list[str]:
-        for vm_id in self.places.keys() - set(self.places if keep is None else keep):
-            del self.places[vm_id]
+        for vm_id in self.attachments.keys() - set(self.attachments if keep is None else keep):
+            del self.attachments[vm_id]
         return []
 
     async def state(self) -> NetworkState:
-        taps = tuple(place.tap for place in self.places.values())
-        addresses = {vm_id: place.address for vm_id, place in self.places.items()}
+        taps = tuple(attachment.tap for attachment in self.attachments.values())
+        addresses = {vm_id: attachment.address for vm_id, attachment in self.attachments.items()}
         return NetworkState(taps, addresses, taps)
 
 
@@ -228,7 +228,11 @@ class BareProvisioner:
         folder.disk.touch(mode=0o600)
 
     async def write_config(
-        self, folder: MachineFolder, record: MachineRecord, place: NetworkAttachment, nonce: str
+        self,
+        folder: MachineFolder,
+        record: MachineRecord,
+        attachment: NetworkAttachment,
+        nonce: str,
     ) -> None:
         folder.config_drive.touch(mode=0o600)
 
@@ -292,9 +296,13 @@ class FaultyProvisioner(BareProvisioner):
         await self._faults.here("make_disk")
 
     async def write_config(
-        self, folder: MachineFolder, record: MachineRecord, place: NetworkAttachment, nonce: str
+        self,
+        folder: MachineFolder,
+        record: MachineRecord,
+        attachment: NetworkAttachment,
+        nonce: str,
     ) -> None:
-        await super().write_config(folder, record, place, nonce)
+        await super().write_config(folder, record, attachment, nonce)
         await self._faults.here("write_config")
 
     async def channel(self, folder: MachineFolder, vmm: RunningVmm) -> NoGuestChannel:
@@ -329,7 +337,7 @@ class World:
         """Return True if nothing of any machine is left."""
         processes = self.driver.find_orphans([])
         folders = list((self.root / "machines").iterdir())
-        return not processes and not folders and not self.network.places
+        return not processes and not folders and not self.network.attachments
 
 
 def failing_vmm() -> VmmFailed:

@@ -29,11 +29,11 @@ class MemorySnapshot:
 class MemorySource:
     content: bytes
     on_piece: Callable[[int], Awaitable[None]] | None = None
-    place: int = 0
+    offset: int = 0
 
     async def read(self) -> bytes:
         if self.on_piece is not None:
-            await self.on_piece(self.place)
-        piece = self.content[self.place : self.place + _PIECE]
-        self.place += len(piece)
+            await self.on_piece(self.offset)
+        piece = self.content[self.offset : self.offset + _PIECE]
+        self.offset += len(piece)
         return piece

@@ -44,7 +44,7 @@ class RealMachine:
     """A running machine with its network attachment."""
 
     vm_id: VmId
-    place: NetworkAttachment
+    attachment: NetworkAttachment
     running: RunningMachine
 
     @property
@@ -75,9 +75,9 @@ class Fleet:
         )
         prepared = await prepare(self.host, record, fresh=True)
         running = await prepared.launch(self.host)
-        place = prepared.record.place
-        assert place is not None
-        machine = RealMachine(VmId(record.vm_id), place, running)
+        attachment = prepared.record.place
+        assert attachment is not None
+        machine = RealMachine(VmId(record.vm_id), attachment, running)
         self.machines.append(machine)
         await running.wait_until_ready(BOOT_LIMIT_S)
         return machine

@@ -66,7 +66,7 @@ class WarmHost:
     @property
     def is_empty(self) -> bool:
         """True if nothing of any machine is left."""
-        return not list((self.root / "machines").iterdir()) and not self.network.places
+        return not list((self.root / "machines").iterdir()) and not self.network.attachments
 
     @asynccontextmanager
     async def agent(self) -> AsyncIterator[MachineService]:
@@ -207,16 +207,16 @@ async def status_of(machines: MachineService, vm_id: str, token: str) -> bytes:
 class StepFault:
     """Makes the first call of a step fail, or hang until it is cancelled."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, place: Any, name: str) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
         self.reached = asyncio.Event()
         self.hangs = False
         self.is_done = False
-        self._real: Callable[..., Awaitable[Any]] = getattr(place, name)
+        self._real: Callable[..., Awaitable[Any]] = getattr(owner, name)
 
         async def step(*given: Any, **named: Any) -> Any:
             return await self._step(*given, **named)
 
-        monkeypatch.setattr(place, name, step)  # a function, so that it is bound to its object
+        monkeypatch.setattr(owner, name, step)  # a function, so that it is bound to its object
 
     async def _step(self, *given: Any, **named: Any) -> Any:
         if self.is_done:
@@ -231,16 +231,16 @@ class StepFault:
 class CallCounter:
     """Counts the completed calls of a step."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, place: Any, name: str) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
         self.count = 0
-        real: Callable[..., Awaitable[Any]] = getattr(place, name)
+        real: Callable[..., Awaitable[Any]] = getattr(owner, name)
 
         async def step(*given: Any, **named: Any) -> Any:
             done = await real(*given, **named)
             self.count += 1
             return done
 
-        monkeypatch.setattr(place, name, step)
+        monkeypatch.setattr(owner, name, step)
 
     async def reached(self, count: int) -> None:
         async def is_so() -> bool:
@@ -252,9 +252,9 @@ class CallCounter:
 class SlowThread:
     """Blocks a function in its thread until it is released."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, place: Any, name: str) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
         self.reached, self.goes_on, self.ended = (threading.Event() for _ in range(3))
-        real = getattr(place, name)
+        real = getattr(owner, name)
 
         def work(*given: Any, **named: Any) -> Any:
             self.reached.set()
@@ -265,7 +265,7 @@ class SlowThread:
                 self.ended.set()
 
         is_bound = hasattr(real, "__self__")
-        monkeypatch.setattr(place, name, staticmethod(work) if is_bound else work)
+        monkeypatch.setattr(owner, name, staticmethod(work) if is_bound else work)
 
 
 def step_parameters(steps: list[tuple[Any, str]]) -> dict[str, Any]:

@@ -123,15 +123,15 @@ def _join(here: Surroundings) -> None:
 class FakeMachine:
     """Holds a TAP open as a VMM would."""
 
-    def __init__(self, name: str, place: Attachment) -> None:
-        self.place = place
-        self.mac, self.address = place.mac, place.address
+    def __init__(self, name: str, attachment: Attachment) -> None:
+        self.attachment = attachment
+        self.mac, self.address = attachment.mac, attachment.address
         self._fd = within(name, self._open)
 
     def _open(self) -> int:
         fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
         flags = 0x0002 | 0x1000 | 0x4000  # TAP, no packet information, virtio header
-        fcntl.ioctl(fd, 0x400454CA, struct.pack("16sH22x", self.place.tap.encode(), flags))
+        fcntl.ioctl(fd, 0x400454CA, struct.pack("16sH22x", self.attachment.tap.encode(), flags))
         return fd
 
     def close(self) -> None:
@@ -153,7 +153,9 @@ class FakeMachine:
             seen.append(frame)
             if wanted(frame):
                 return seen
-        raise AssertionError(f"{self.place.tap} waited in vain, after {len(seen)} other frames")
+        raise AssertionError(
+            f"{self.attachment.tap} waited in vain, after {len(seen)} other frames"
+        )
 
     def settle(self) -> None:
         """Wait until the bridge forwards frames of the TAP."""
@@ -162,7 +164,7 @@ class FakeMachine:
             if any(is_echo_reply(frame) for frame in self.frames(0.1)):
                 list(self.frames())
                 return
-        raise AssertionError(f"the gateway never answers on {self.place.tap}")
+        raise AssertionError(f"the gateway never answers on {self.attachment.tap}")
 
     def fence(self) -> list[bytes]:
         """Frames received so far, once all sent frames have had their effect."""

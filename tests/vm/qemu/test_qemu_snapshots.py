@@ -92,8 +92,8 @@ async def test_guest_survives_cancelled_save_and_restore(
 
 
 async def check_full_sink(spec: LaunchSpec, vmm: RunningQemu) -> None:
-    async def full(place: int) -> None:
-        if place > MIDDLE:
+    async def full(offset: int) -> None:
+        if offset > MIDDLE:
             raise DiskFull("No room")
 
     with pytest.raises(DiskFull):
@@ -141,9 +141,9 @@ async def check_vmm_killed_while_saving(
 ) -> None:
     killed = False
 
-    async def kill(place: int) -> None:
+    async def kill(offset: int) -> None:
         nonlocal killed
-        if place > MIDDLE and not killed:
+        if offset > MIDDLE and not killed:
             killed = True
             os.kill(vmm.pid, signal.SIGKILL)
 

@@ -175,11 +175,11 @@ async def _remove_all(sftp: asyncssh.SFTPClient, path: bytes) -> None:
                     f"{display_path(path)} contains more than {MAX_REMOVED} files",
                     hint="Remove it in the terminal: rm -r",
                 )
-            place = posixpath.join(folder, name)
+            entry = posixpath.join(folder, name)
             if entry_of(name, attributes).kind == "folder":
-                waiting.append(place)
+                waiting.append(entry)
             else:
-                await sftp.remove(place)
+                await sftp.remove(entry)
     for folder in reversed(emptied):
         await sftp.rmdir(folder)
 

@@ -21,7 +21,7 @@ from polydev.shared.domain import GuestFile, MachineKind
 
 
 class Attachment(Protocol):
-    """A machine's place in the VM network; see `network.Attachment`."""
+    """A machine's attachment to the VM network; see `network.Attachment`."""
 
     @property
     def tap(self) -> str: ...
@@ -84,7 +84,11 @@ class Provisioner(Protocol):
         """Create the machine's empty disk. Raises DiskFull."""
 
     async def write_config(
-        self, folder: MachineFolder, record: MachineRecord, place: NetworkAttachment, nonce: str
+        self,
+        folder: MachineFolder,
+        record: MachineRecord,
+        attachment: NetworkAttachment,
+        nonce: str,
     ) -> None:
         """Write the config drive, before each start. Raises DiskFull."""
 

@@ -78,5 +78,5 @@ def _vmms_in(folder: Path) -> dict[str, int]:
     root = folder.resolve()
     found = [*process.find_in_folder(root, PROGRAM), *jail.find_in_folder(root)]
     named = adoption.find_recorded(root / name for name in _names_in(root))
-    places = {pid: where for pid, where, exists in found if exists} | named
-    return {places[pid].name if pid in places else f"unknown-{pid}": pid for pid, *_ in found}
+    folders = {pid: where for pid, where, exists in found if exists} | named
+    return {folders[pid].name if pid in folders else f"unknown-{pid}": pid for pid, *_ in found}

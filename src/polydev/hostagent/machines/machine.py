@@ -155,14 +155,16 @@ async def prepare(host: HostContext, record: MachineRecord, *, fresh: bool) -> P
     """
     folder = host.folder(record.vm_id)
     boot = await host.provisioner.boot_files(record.machine_kind)
-    place = NetworkAttachment.model_validate(await host.network.attach(record.vm_id, record.uid))
-    record = record.updated(image=boot.image, kernel=boot.kernel, place=place)
+    attachment = NetworkAttachment.model_validate(
+        await host.network.attach(record.vm_id, record.uid)
+    )
+    record = record.updated(image=boot.image, kernel=boot.kernel, place=attachment)
     await run_in_thread_shielded(folder.write, record)
     if fresh:
         await host.provisioner.make_disk(folder, record)
     nonce = secrets.token_hex(16)
-    await host.provisioner.write_config(folder, record, place, nonce)
-    return PreparedMachine(record, folder, _spec(host, record, boot, place, nonce))
+    await host.provisioner.write_config(folder, record, attachment, nonce)
+    return PreparedMachine(record, folder, _spec(host, record, boot, attachment, nonce))
 
 
 async def prepare_restore(host: HostContext, record: MachineRecord) -> PreparedMachine:
@@ -170,8 +172,10 @@ async def prepare_restore(host: HostContext, record: MachineRecord) -> PreparedM
 
     Raises: MissingImage, NetworkFailed; SnapshotUnusable if its network address has changed.
     """
-    place = NetworkAttachment.model_validate(await host.network.attach(record.vm_id, record.uid))
-    if place != record.place:
+    attachment = NetworkAttachment.model_validate(
+        await host.network.attach(record.vm_id, record.uid)
+    )
+    if attachment != record.place:
         raise SnapshotUnusable("The VM network has changed since its memory was saved")
     return PreparedMachine(record, host.folder(record.vm_id), await last_spec(host, record))
 
@@ -218,7 +222,11 @@ async def clear(host: HostContext, record: MachineRecord) -> None:
 
 
 def _spec(
-    host: HostContext, record: MachineRecord, boot: BootImages, place: NetworkAttachment, nonce: str
+    host: HostContext,
+    record: MachineRecord,
+    boot: BootImages,
+    attachment: NetworkAttachment,
+    nonce: str,
 ) -> LaunchSpec:
     folder = host.folder(record.vm_id)
     return LaunchSpec(
@@ -232,10 +240,10 @@ def _spec(
         memory_mib=record.memory_mib,
         vcpus=record.vcpus,
         netns=host.network.netns,
-        tap=place.tap,
-        mac=place.mac,
-        channel_mac=place.channel_mac,
-        channel_port=place.channel_port,
+        tap=attachment.tap,
+        mac=attachment.mac,
+        channel_mac=attachment.channel_mac,
+        channel_port=attachment.channel_port,
         uid=record.uid,
         ready_marker=f"POLYDEV-READY {nonce}",
     )

@@ -45,7 +45,11 @@ class ConfigProvisioner:
         self._ca_pem = _read_ca(settings.egress_ca_file)
 
     async def write_config(
-        self, folder: MachineFolder, record: MachineRecord, place: NetworkAttachment, nonce: str
+        self,
+        folder: MachineFolder,
+        record: MachineRecord,
+        attachment: NetworkAttachment,
+        nonce: str,
     ) -> None:
         """Write the config drive for the next start."""
         keys = await make_keys(folder.keys)
@@ -53,11 +57,11 @@ class ConfigProvisioner:
             vm_id=record.vm_id,
             kind=record.machine_kind,
             hostname=record.vm_id[:_HOSTNAME_LENGTH],
-            address=f"{place.address}/{place.prefix}",
-            mac=place.mac,
+            address=f"{attachment.address}/{attachment.prefix}",
+            mac=attachment.mac,
             gateway=str(self._settings.gateway),
             dns=tuple(str(address) for address in self._settings.dns),
-            channel_mac=place.channel_mac if self.has_channel_nic else None,
+            channel_mac=attachment.channel_mac if self.has_channel_nic else None,
             ready_nonce=nonce,
             clock_s=int(time.time()),
             host_key=keys.host_private,

@@ -21,7 +21,7 @@ from polydev.shared.host_protocol import MachineView, Problem, Wake
 
 
 class NetworkAttachment(BaseModel):
-    """A machine's place in the VM network; see `network.Attachment`."""
+    """A machine's attachment to the VM network; see `network.Attachment`."""
 
     model_config = ConfigDict(frozen=True, from_attributes=True)
 

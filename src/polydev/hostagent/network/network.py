@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """A machine's place in the VM network, and its channel's port."""
+    """A machine's attachment to the VM network, and its channel's port."""
 
     tap: str
     mac: str
@@ -88,14 +88,14 @@ class Network:
     async def attach(self, vm_id: str, uid: int) -> Attachment:
         """Give a machine address, rules and a TAP that `uid` may open.
 
-        A machine gets the same place every time. Raises: NoCapacity, NetworkFailed.
+        A machine gets the same attachment every time. Raises: NoCapacity, NetworkFailed.
         """
         with _kernel_errors(f"{vm_id} cannot be attached to the VM network"):
             inside = await self._worker()
             return await inside.run(self._attach, vm_id, uid)
 
     async def rename(self, vm_id: str, new_vm_id: str) -> None:
-        """Move a machine's place to a new id. Raises: DiskFull."""
+        """Move a machine's attachment to a new id. Raises: DiskFull."""
         with _kernel_errors(f"{vm_id} cannot be renamed in the VM network"):
             inside = await self._worker()
             await inside.run(lambda _: self._pool.rename(vm_id, new_vm_id))

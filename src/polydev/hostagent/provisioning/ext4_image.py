@@ -96,13 +96,13 @@ class Filesystem:
         for name in names:
             script += [mark, f"stat {name}", mark, f"cd {name}", "pwd"]
         result = await self._look(script)
-        places, stats = _sections(result.output, f"debugfs: {mark}\n".encode())
+        directories, stats = _sections(result.output, f"debugfs: {mark}\n".encode())
         if len(stats) != len(names):
             self._fail("debugfs ended early", result.errors)
         found: list[Inode] = []
         here = start
-        for name, place, stat in zip(names, places, stats, strict=False):
-            self._expect_place(place, here, result)
+        for name, directory, stat in zip(names, directories, stats, strict=False):
+            self._expect_directory(directory, here, result)
             if (inode := _parse(stat, name)) is None:
                 if f"{name}: File not found by ext2_lookup" not in result.errors.decode("latin-1"):
                     self._fail(f"debugfs cannot look up {name}", result.errors)
@@ -177,9 +177,9 @@ class Filesystem:
         except TimeoutError:
             self._fail(f"{Path(argv[0]).name} did not end within {limit_s:.0f} s")
 
-    def _expect_place(self, place: bytes, inode: int, result: Finished) -> None:
+    def _expect_directory(self, directory: bytes, inode: int, result: Finished) -> None:
         """Fail if `cd` failed: debugfs then stays where it was, and later results are wrong."""
-        match = _PWD.search(place)
+        match = _PWD.search(directory)
         if match is None or int(match[1]) != inode:
             self._fail(f"debugfs cannot enter directory <{inode}>", result.errors)
 

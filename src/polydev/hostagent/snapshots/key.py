@@ -102,7 +102,7 @@ def _is_in_memory(path: Path) -> bool:
     best, kind = "", ""
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
-        place = before.split()[4]
-        if len(place) >= len(best) and path.is_relative_to(place):
-            best, kind = place, after.split()[0]
+        mount_point = before.split()[4]
+        if len(mount_point) >= len(best) and path.is_relative_to(mount_point):
+            best, kind = mount_point, after.split()[0]
     return kind in _IN_MEMORY

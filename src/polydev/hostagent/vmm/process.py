@@ -175,9 +175,9 @@ def find_in_folder(folder: Path, program: str) -> Iterator[tuple[int, Path, bool
     for entry in Path("/proc").iterdir():
         try:
             where = str((entry / "cwd").readlink()) if entry.name.isdigit() else ""
-            place = Path(where.removesuffix(_DELETED))
-            if where and place.is_relative_to(folder) and _runs(entry, program):
-                yield int(entry.name), place, not where.endswith(_DELETED)
+            path = Path(where.removesuffix(_DELETED))
+            if where and path.is_relative_to(folder) and _runs(entry, program):
+                yield int(entry.name), path, not where.endswith(_DELETED)
         except OSError:
             continue
 

@@ -71,7 +71,7 @@ class DirectChannel:
     async def read_file(self, path: str, max_bytes: int) -> bytes:
         await self.connect()
         try:
-            content = self._place(path).read_bytes()
+            content = self._host_path(path).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             raise NoSuchFile(f"No {path} in the machine") from None
         except IsADirectoryError:
@@ -83,21 +83,21 @@ class DirectChannel:
     async def write_files(self, files: Sequence[GuestFile]) -> None:
         await self.connect()
         for file in files:
-            place = self._place(file.path)
-            if file.if_absent and place.exists():
+            path = self._host_path(file.path)
+            if file.if_absent and path.exists():
                 continue
-            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_whole(place, file.content, mode=file.mode, durable=False)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_whole(path, file.content, mode=file.mode, durable=False)
 
     async def remove_files(self, paths: Sequence[str]) -> None:
         await self.connect()
         for path in paths:
-            self._place(path).unlink(missing_ok=True)
+            self._host_path(path).unlink(missing_ok=True)
 
     def file_browser(self) -> FileBrowser:
         return self._over_ssh.file_browser()
 
-    def _place(self, path: str) -> Path:
+    def _host_path(self, path: str) -> Path:
         return self._root() / validated_path(path).lstrip("/")
 
 

@@ -34,7 +34,7 @@ class Memory:
         memory._config.write_bytes(config_drive.read_bytes())
         (root / "root").mkdir(mode=0o700, exist_ok=True)
         (root / "tmp").mkdir(exist_ok=True)
-        (memory._place / "boot_id").write_text(f"{uuid.uuid4()}\n")
+        (memory._folder / "boot_id").write_text(f"{uuid.uuid4()}\n")
         return memory
 
     @classmethod
@@ -44,18 +44,18 @@ class Memory:
         memory._empty()
         try:
             for name, content in _files.validate_json(saved).items():
-                place = memory._place / name
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.write_bytes(content)
+                path = memory._folder / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
         except (ValidationError, OSError) as error:
             raise SnapshotUnusable(f"The simulated snapshot is invalid: {error}") from error
         return memory
 
     def saved(self) -> bytes:
         """Serialise all of it."""
-        paths = (path for path in self._place.rglob("*") if path.is_file())
+        paths = (path for path in self._folder.rglob("*") if path.is_file())
         return _files.dump_json(
-            {str(path.relative_to(self._place)): path.read_bytes() for path in paths}
+            {str(path.relative_to(self._folder)): path.read_bytes() for path in paths}
         )
 
     def config(self) -> GuestConfig:
@@ -69,12 +69,12 @@ class Memory:
 
     @property
     def _config(self) -> Path:
-        return self._place / "config.tar"
+        return self._folder / "config.tar"
 
     @property
-    def _place(self) -> Path:
+    def _folder(self) -> Path:
         return self.root / "run"
 
     def _empty(self) -> None:
-        shutil.rmtree(self._place, ignore_errors=True)
-        self._place.mkdir(parents=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir(parents=True)

@@ -61,23 +61,23 @@ class SimulatedProvisioner(ConfigProvisioner):
 
     async def remove_offline(self, record: MachineRecord, paths: Sequence[str]) -> None:
         for path in paths:
-            self._place(record, path).unlink(missing_ok=True)
+            self._host_path(record, path).unlink(missing_ok=True)
 
     async def read_offline(self, record: MachineRecord, path: str, max_bytes: int) -> bytes:
         try:
-            content = await asyncio.to_thread(self._place(record, path).read_bytes)
+            content = await asyncio.to_thread(self._host_path(record, path).read_bytes)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             raise NoSuchFile(f"No {path} in {record.vm_id}") from None
         return require_bounded(content, path, max_bytes)
 
     def _write(self, record: MachineRecord, file: GuestFile) -> None:
-        place = self._place(record, file.path)
-        if file.if_absent and place.exists():
+        path = self._host_path(record, file.path)
+        if file.if_absent and path.exists():
             return
-        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_whole(place, file.content, mode=file.mode, durable=False)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_whole(path, file.content, mode=file.mode, durable=False)
 
-    def _place(self, record: MachineRecord, path: str) -> Path:
+    def _host_path(self, record: MachineRecord, path: str) -> Path:
         if not path.startswith("/") or ".." in path.split("/"):
             raise BadPath(f"{path!r} is not an absolute, plain path to a file")
         return self.folder(record).path / ROOT / path.lstrip("/")

@@ -166,15 +166,15 @@ async def test_download_requires_a_regular_file_within_the_limit(
 
 
 async def test_file_that_changes_during_the_download(files: FileBrowser, tmp_path: Path) -> None:
-    place = tmp_path / "file"
-    place.write_bytes(b"a" * 900_000)
+    path = tmp_path / "file"
+    path.write_bytes(b"a" * 900_000)
     download = await files.download(b"/file", MOST)
-    place.write_bytes(b"b" * 2_000_000)
+    path.write_bytes(b"b" * 2_000_000)
     assert len(b"".join([piece async for piece in download])) == 900_000
     await download.aclose()
-    place.write_bytes(b"a" * 900_000)
+    path.write_bytes(b"a" * 900_000)
     download = await files.download(b"/file", MOST)
-    os.truncate(place, 10)
+    os.truncate(path, 10)
     with pytest.raises(GuestMisbehaved):
         _ = [piece async for piece in download]
     await download.aclose()

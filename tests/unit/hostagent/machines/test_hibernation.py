@@ -221,7 +221,7 @@ async def test_destroyed_hibernated_machine_leaves_nothing(
     await machines.hibernate(vm_id)
     await machines.destroy(vm_id)
     assert list((host.root / "machines").iterdir()) == []
-    assert host.network.places == {}
+    assert host.network.attachments == {}
 
 
 async def test_disk_of_a_hibernated_machine_is_not_changed(machines: MachineService) -> None:
@@ -274,8 +274,8 @@ def upgrade(host: SimulatedHost, path: Path) -> None:
 
 def move_the_network(host: SimulatedHost, path: Path) -> None:
     vm_id = path.parent.name
-    place = host.network.places[vm_id]
-    host.network.places[vm_id] = replace(place, address="192.168.100.99")
+    attachment = host.network.attachments[vm_id]
+    host.network.attachments[vm_id] = replace(attachment, address="192.168.100.99")
 
 
 @pytest.mark.parametrize(

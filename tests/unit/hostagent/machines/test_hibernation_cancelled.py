@@ -143,7 +143,7 @@ async def create_scene(root: Path) -> AsyncIterator[Scene]:
     cut = Cut()
     world = World(root, cut)
     with pytest.MonkeyPatch.context() as patched:
-        for place, name in (
+        for owner, name in (
             (MachineFolder, "write"),
             (writer, "_open"),
             (writer.SnapshotWriter, "_write"),
@@ -151,7 +151,7 @@ async def create_scene(root: Path) -> AsyncIterator[Scene]:
             (writer, "discard"),
             (snapshots, "discard"),
         ):
-            patched.setattr(place, name, counted(cut, name, getattr(place, name)))
+            patched.setattr(owner, name, counted(cut, name, getattr(owner, name)))
         machines = MachineService(world.host())
         await machines.recover()
         vm_id = new_vm_id()

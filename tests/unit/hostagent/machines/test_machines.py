@@ -315,7 +315,7 @@ async def test_machine_that_ended_without_an_agent_is_stopped_with_a_reason(
     stopped = again.view(view.vm_id)
     assert stopped.state is MachineState.STOPPED
     assert stopped.error is not None
-    assert world.network.places.keys() == {view.vm_id}
+    assert world.network.attachments.keys() == {view.vm_id}
 
 
 @pytest.mark.parametrize("state", [MachineState.CREATING, MachineState.DESTROYING])
@@ -327,7 +327,7 @@ async def test_half_created_or_half_destroyed_machine_is_removed(
     await machines._registry.save(machines._registry.record(half.vm_id).updated(state=state))
     again = await after_death(machines, world)
     assert [view.vm_id for view in again.views()] == [whole.vm_id]
-    assert world.network.places.keys() == {whole.vm_id}
+    assert world.network.attachments.keys() == {whole.vm_id}
     assert world.driver.find_orphans([]) == [whole.pid]
     await again.close()
 
@@ -343,7 +343,7 @@ async def test_orphaned_folders_processes_and_addresses_are_swept(
     again = await after_death(machines, world)
     assert [view.vm_id for view in again.views()] == [whole.vm_id]
     assert world.driver.find_orphans([]) == [whole.pid]
-    assert world.network.places.keys() == {whole.vm_id}
+    assert world.network.attachments.keys() == {whole.vm_id}
     left = {path.name for path in site.machines_dir.iterdir()}
     assert left == {whole.vm_id, torn.vm_id}  # a record that cannot be read may be a person's files
     with pytest.raises(MachineBusy, match="cannot be read"):

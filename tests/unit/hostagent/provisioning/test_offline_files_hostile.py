@@ -46,21 +46,21 @@ async def test_symlink_is_replaced_and_its_target_untouched(
 
 
 @pytest.mark.parametrize("planted", ["/upper/etc", "../etc", "/upper/root/.codex", "."])
-@pytest.mark.parametrize("place", ["root", "root/.codex"])
+@pytest.mark.parametrize("folder", ["root", "root/.codex"])
 async def test_symlink_in_the_path_is_not_followed(
-    tmp_path: Path, place: str, planted: str
+    tmp_path: Path, folder: str, planted: str
 ) -> None:
     def fill(upper: Path) -> None:
         (upper / "etc").mkdir()
-        (upper / place).parent.mkdir(exist_ok=True)
-        (upper / place).symlink_to(planted)
+        (upper / folder).parent.mkdir(exist_ok=True)
+        (upper / folder).symlink_to(planted)
 
     disk = used_disk(tmp_path, fill)
     await write_offline(disk, [GuestFile(AUTH, TOKEN)])
-    assert images.state(disk, f"/upper/{place}") == ("directory", 0o700, 0, 0)
+    assert images.state(disk, f"/upper/{folder}") == ("directory", 0o700, 0, 0)
     assert images.content(disk, UPPER_AUTH) == TOKEN
     assert images.names(disk, "/upper/etc") == []
-    assert 'trusted.overlay.opaque (1) = "y"' in images.inspect(disk, f"ea_list /upper/{place}")
+    assert 'trusted.overlay.opaque (1) = "y"' in images.inspect(disk, f"ea_list /upper/{folder}")
     images.assert_clean(disk)
 
 
@@ -215,14 +215,14 @@ async def test_tools_run_unprivileged_without_the_secret_in_arguments(
         return await begin(*argv, **how)
 
     with tempfile.TemporaryDirectory(prefix="pdt-") as name:  # pytest's own is closed to nobody
-        place = Path(name)
-        place.chmod(0o777)
+        folder = Path(name)
+        folder.chmod(0o777)
 
         def logged(tool_name: str, package: str) -> str:
-            script = place / tool_name
+            script = folder / tool_name
             what = "cat /proc/$$/status /proc/$$/cmdline /proc/$$/environ"
             became = f'exec {tool(tool_name, package)} "$@"'
-            script.write_text(f"#!/bin/sh\n{what} >{place}/{tool_name}.$$\n{became}\n")
+            script.write_text(f"#!/bin/sh\n{what} >{folder}/{tool_name}.$$\n{became}\n")
             script.chmod(0o755)
             return str(script)
 
@@ -230,8 +230,8 @@ async def test_tools_run_unprivileged_without_the_secret_in_arguments(
         monkeypatch.setattr(asyncio, "create_subprocess_exec", noted)
         await write_offline(fresh, [GuestFile(AUTH, TOKEN)])
         assert await read_offline(fresh, AUTH, limit_bytes=10_000) == TOKEN
-        seen = [path.read_bytes() for path in place.glob("*.*")]
-        assert {path.stem for path in place.glob("*.*")} == {"debugfs", "e2fsck"}
+        seen = [path.read_bytes() for path in folder.glob("*.*")]
+        assert {path.stem for path in folder.glob("*.*")} == {"debugfs", "e2fsck"}
     assert len(begun) == len(seen)
     assert TOKEN[10:-2].decode() not in "".join(begun)
     for arguments in seen:

@@ -54,13 +54,13 @@ async def load(path: Path, key: MemoryKey | None = KEY) -> bytes:
 def chunks(path: Path) -> list[tuple[int, int]]:
     """Return start and end of each chunk, its length field included."""
     content = path.read_bytes()
-    place = len(layout.MAGIC)
-    place += layout.LENGTH.size + layout.LENGTH.unpack_from(content, place)[0]
+    offset = len(layout.MAGIC)
+    offset += layout.LENGTH.size + layout.LENGTH.unpack_from(content, offset)[0]
     found = []
-    while place < len(content):
-        end = place + layout.LENGTH.size + layout.LENGTH.unpack_from(content, place)[0]
-        found.append((place, end))
-        place = end
+    while offset < len(content):
+        end = offset + layout.LENGTH.size + layout.LENGTH.unpack_from(content, offset)[0]
+        found.append((offset, end))
+        offset = end
     return found
 
 
@@ -92,12 +92,12 @@ async def test_two_snapshots_of_equal_memory_differ(tmp_path: Path) -> None:
 async def test_any_damage_is_detected(tmp_path: Path) -> None:
     path = await save(tmp_path / "memory.saved")
     whole = path.read_bytes()
-    places = {0, 5, len(layout.MAGIC), len(layout.MAGIC) + 3, len(layout.MAGIC) + 10}
-    places |= {whole.index(it) for it in (b"qemu", b"512 MiB", b"salt", KEY.id.encode())}
+    offsets = {0, 5, len(layout.MAGIC), len(layout.MAGIC) + 3, len(layout.MAGIC) + 10}
+    offsets |= {whole.index(it) for it in (b"qemu", b"512 MiB", b"salt", KEY.id.encode())}
     for start, end in chunks(path):
-        places |= {start, start + 3, start + 4, start + 5, (start + end) // 2, end - 17, end - 1}
-    for place in sorted(places):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        offsets |= {start, start + 3, start + 4, start + 5, (start + end) // 2, end - 17, end - 1}
+    for offset in sorted(offsets):
+        path.write_bytes(whole[:offset] + bytes([whole[offset] ^ 1]) + whole[offset + 1 :])
         with pytest.raises(SnapshotUnusable):
             await load(path)
     path.write_bytes(whole)

@@ -196,8 +196,10 @@ async def test_clone_in_creation_is_evicted_too(host: WarmHost) -> None:
     async with host.working() as machines:
 
         async def is_being_made() -> bool:
-            place = host.root / "machines"
-            return any(any((place / it).glob("*/run/boot_id")) for it in standby_ids(machines))
+            machines_dir = host.root / "machines"
+            return any(
+                any((machines_dir / it).glob("*/run/boot_id")) for it in standby_ids(machines)
+            )
 
         await until(is_being_made)
         asked = _cli()

@@ -87,12 +87,12 @@ async def about_to_make_one(host: WarmHost) -> AsyncIterator[MachineService]:
         yield machines
 
 
-@pytest.mark.parametrize(("place", "name"), **step_parameters(MAKING))
+@pytest.mark.parametrize(("owner", "name"), **step_parameters(MAKING))
 async def test_failed_creation_of_a_clone_leaves_nothing(
-    host: WarmHost, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
+    host: WarmHost, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
 ) -> None:
     async with about_to_make_one(host) as machines:
-        fault = StepFault(monkeypatch, place, name)
+        fault = StepFault(monkeypatch, owner, name)
         await fault.reached.wait()
 
         async def is_reported() -> bool:
@@ -106,37 +106,37 @@ async def test_failed_creation_of_a_clone_leaves_nothing(
 
 
 @pytest.mark.parametrize(
-    ("place", "name"), **step_parameters([step for step in MAKING if step[1] not in _BOUNDED])
+    ("owner", "name"), **step_parameters([step for step in MAKING if step[1] not in _BOUNDED])
 )
 async def test_cancelled_creation_of_a_clone_leaves_nothing(
-    host: WarmHost, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
+    host: WarmHost, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
 ) -> None:
     async with about_to_make_one(host):
-        fault = StepFault(monkeypatch, place, name)
+        fault = StepFault(monkeypatch, owner, name)
         fault.hangs = True
         await fault.reached.wait()
     assert host.is_empty
 
 
-@pytest.mark.parametrize(("place", "name"), **step_parameters(WRITING))
+@pytest.mark.parametrize(("owner", "name"), **step_parameters(WRITING))
 async def test_files_of_a_running_thread_are_removed_at_the_agents_end(
-    host: WarmHost, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
+    host: WarmHost, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
 ) -> None:
     async with about_to_make_one(host):
-        slow = SlowThread(monkeypatch, place, name)
+        slow = SlowThread(monkeypatch, owner, name)
         await asyncio.to_thread(slow.reached.wait, LIMIT_S)
         asyncio.get_running_loop().call_later(0.1, slow.goes_on.set)
     await asyncio.to_thread(slow.ended.wait, LIMIT_S)
     assert host.is_empty
 
 
-@pytest.mark.parametrize(("place", "name"), **step_parameters(TAKING))
+@pytest.mark.parametrize(("owner", "name"), **step_parameters(TAKING))
 async def test_failed_take_clones_again(
-    host: WarmHost, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
+    host: WarmHost, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
 ) -> None:
     async with with_standby(host) as machines:
         [waiting] = standby_ids(machines)
-        StepFault(monkeypatch, place, name)
+        StepFault(monkeypatch, owner, name)
         asked = browser_request()
         view = await machines.create(asked)
         assert view.is_clone
@@ -147,14 +147,14 @@ async def test_failed_take_clones_again(
 
 
 @pytest.mark.parametrize(
-    ("place", "name"), **step_parameters([step for step in TAKING if step[1] not in _BOUNDED])
+    ("owner", "name"), **step_parameters([step for step in TAKING if step[1] not in _BOUNDED])
 )
 async def test_cancelled_take_leaves_nothing(
-    host: WarmHost, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
+    host: WarmHost, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
 ) -> None:
     async with with_standby(host) as machines:
         host.meminfo.write_text(PLENTY)
-        fault = StepFault(monkeypatch, place, name)
+        fault = StepFault(monkeypatch, owner, name)
         fault.hangs = True
         asked = browser_request()
         creating = asyncio.create_task(machines.create(asked))
@@ -175,21 +175,21 @@ async def test_killed_agent_leaves_nothing(host: WarmHost, moment: str) -> None:
     machines_dir = host.root / "machines"
     async with with_standby(host) as machines:
         [waiting] = standby_ids(machines)
-        place = machines_dir / waiting
+        folder = machines_dir / waiting
         record = MachineFolder(machines_dir, waiting).read()
         assert record is not None
         left = host.root / "left"
-        shutil.copytree(place, left)
-    shutil.copytree(left, place)
+        shutil.copytree(folder, left)
+    shutil.copytree(left, folder)
     mine = record.updated(vm_id=asked.vm_id, state=MachineState.CREATING)
     if moment != "waiting":
         MachineFolder(machines_dir, asked.vm_id).write(mine)
         MachineFolder(machines_dir, waiting).record.write_text(mine.model_dump_json())
     if moment == "set aside":
-        (machines_dir / asked.vm_id).rename(place / ".before")
+        (machines_dir / asked.vm_id).rename(folder / ".before")
     if moment == "renamed":
         shutil.rmtree(machines_dir / asked.vm_id)
-        place.rename(machines_dir / asked.vm_id)
+        folder.rename(machines_dir / asked.vm_id)
     host.waiting = 0
     async with host.working() as machines:
         assert not machines.views()

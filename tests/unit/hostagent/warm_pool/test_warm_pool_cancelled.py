@@ -56,13 +56,13 @@ async def _ended(work: asyncio.Task[Any]) -> None:
     assert work.done()
 
 
-@pytest.mark.parametrize(("place", "name"), **step_parameters(MAKING))
+@pytest.mark.parametrize(("owner", "name"), **step_parameters(MAKING))
 async def test_failed_template_build_leaves_nothing_and_is_repeated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
 ) -> None:
     host = WarmHost(tmp_path)
     async with host.working() as machines:
-        fault = StepFault(monkeypatch, place, name)
+        fault = StepFault(monkeypatch, owner, name)
         await machines.clones.request_template(SHAPE)
         await fault.reached.wait()
 
@@ -78,16 +78,16 @@ async def test_failed_template_build_leaves_nothing_and_is_repeated(
 
 
 @pytest.mark.parametrize(
-    ("place", "name"),
+    ("owner", "name"),
     **step_parameters([step for step in MAKING if step[1] not in ("boot_files", "make_disk")]),
 )
 async def test_cancelled_template_build_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
 ) -> None:
     host = WarmHost(tmp_path)
     async with host.agent() as machines:
         making = asyncio.create_task(machines.clones.run())
-        fault = StepFault(monkeypatch, place, name)
+        fault = StepFault(monkeypatch, owner, name)
         fault.hangs = name not in _BOUNDED
         await machines.clones.request_template(SHAPE)
         await fault.reached.wait()
@@ -100,14 +100,14 @@ _BOUNDED = ("write_config", "save_disk", "clone_disk")
 """Steps that run in a thread, which cannot be cancelled: they must not hang."""
 
 
-@pytest.mark.parametrize(("place", "name"), **step_parameters(CLONING))
+@pytest.mark.parametrize(("owner", "name"), **step_parameters(CLONING))
 async def test_failed_clone_is_booted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
 ) -> None:
     host = WarmHost(tmp_path)
     async with host.working() as machines:
         await _build_one_template(machines)
-        StepFault(monkeypatch, place, name)
+        StepFault(monkeypatch, owner, name)
         asked = browser_request()
         view = await machines.create(asked)
         assert not view.is_clone
@@ -118,15 +118,15 @@ async def test_failed_clone_is_booted(
 
 
 @pytest.mark.parametrize(
-    ("place", "name"), **step_parameters([step for step in CLONING if step[1] not in _BOUNDED])
+    ("owner", "name"), **step_parameters([step for step in CLONING if step[1] not in _BOUNDED])
 )
 async def test_cancelled_clone_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
 ) -> None:
     host = WarmHost(tmp_path)
     async with host.working() as machines:
         await _build_one_template(machines)
-        fault = StepFault(monkeypatch, place, name)
+        fault = StepFault(monkeypatch, owner, name)
         fault.hangs = True
         asked = browser_request()
         creating = asyncio.create_task(machines.create(asked))

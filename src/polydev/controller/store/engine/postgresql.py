@@ -95,19 +95,19 @@ class PostgresqlBackend:
 
     def _cannot_connect(self, message: str) -> Exception:
         """Return the error for a failed or broken connection."""
-        login, place = self._url.username, f"{self._url.host or 'its socket'}"
+        login, server = self._url.username, f"{self._url.host or 'its socket'}"
         if "authentication failed" in message or "no password supplied" in message:
             return BadSettings(
-                f"PostgreSQL at {place} rejects user {login} and password of DATABASE_URL"
+                f"PostgreSQL at {server} rejects user {login} and password of DATABASE_URL"
             )
         if re.search(r'database ".*" does not exist', message):
             return BadSettings(
-                f"PostgreSQL at {place} has no database {self._url.database}",
+                f"PostgreSQL at {server} has no database {self._url.database}",
                 hint=f"Have an administrator of that server run: "
                 f'CREATE DATABASE "{self._url.database}" OWNER "{login}";',
             )
         return DatabaseUnavailable(
-            f"PostgreSQL at {place} is unavailable: {message}",
+            f"PostgreSQL at {server} is unavailable: {message}",
             hint=Hint.CHECK_DATABASE_URL.text(),
         )
 

@@ -108,7 +108,7 @@ class SessionQueue:
         if queue:
             queue = await self._admit()
         waiting = {it.session_id: it for it in queue}
-        self._positions = {it.session_id: place for place, it in enumerate(queue)}
+        self._positions = {it.session_id: position for position, it in enumerate(queue)}
         for session_id, news in self._events.items():
             it = waiting.get(session_id)
             refusal = self._refusals.get(session_id)

@@ -39,9 +39,9 @@ class Binaries:
 def _found(name: str, named: Path | None) -> Path:
     where = shutil.which(name, path=_PATH) if named is None else str(named)
     if where is None or not Path(where).is_file():
-        place = f"at {named}" if named else "on PATH"
+        location = f"at {named}" if named else "on PATH"
         raise MissingTool(
-            f"`{name}` was not found {place}",
+            f"`{name}` was not found {location}",
             hint=Hint.INSTALL_FIRECRACKER.text(version=_dotted(MIN_VERSION), program=name.upper()),
         )
     return Path(where).resolve()

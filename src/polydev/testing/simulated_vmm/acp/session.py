@@ -116,9 +116,9 @@ class Session:
         """Write files in the simulated machine; commands are only echoed."""
         if isinstance(tool, prompt_script.Run):
             return f"$ {tool.command}\n(a simulated machine runs no commands)"
-        place = self.root / _absolute(tool.path).lstrip("/")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(tool.text + "\n")
+        path = self.root / _absolute(tool.path).lstrip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(tool.text + "\n")
         return f"Wrote {len(tool.text) + 1} characters to {tool.path}"
 
     def _progress(self, call: dict[str, Any], status: str, **more: Any) -> None:
