@@ -36,7 +36,7 @@ async def _visited(
 
 
 @pytest.fixture
-async def place(chromium: Chromium) -> AsyncIterator[tuple[World, Visit]]:
+async def world_and_visit(chromium: Chromium) -> AsyncIterator[tuple[World, Visit]]:
     async with _visited(chromium, NEVER) as it:
         yield it
 
@@ -93,9 +93,9 @@ async def _stays(page: Page) -> AsyncIterator[None]:
 
 
 async def test_login_in_the_live_view_leads_to_the_chat(
-    place: tuple[World, Visit],
+    world_and_visit: tuple[World, Visit],
 ) -> None:
-    world, visit = place
+    world, visit = world_and_visit
     session_id = await _connect(visit)
     page = visit.page
     await _until_live(page)
@@ -121,8 +121,8 @@ async def test_login_in_the_live_view_leads_to_the_chat(
     assert chat["provider"] == "codex"
 
 
-async def test_login_in_the_own_browser_is_pasted(place: tuple[World, Visit]) -> None:
-    _, visit = place
+async def test_login_in_the_own_browser_is_pasted(world_and_visit: tuple[World, Visit]) -> None:
+    _, visit = world_and_visit
     await _connect(visit)
     page = visit.page
     await page.wait_for_selector(WAITING, timeout=SLOW_MS)
@@ -147,8 +147,8 @@ async def test_login_in_the_own_browser_is_pasted(place: tuple[World, Visit]) ->
         await expect(page.locator("h1")).to_have_text("Codex is connected")
 
 
-async def test_reload_shows_the_current_state(place: tuple[World, Visit]) -> None:
-    world, visit = place
+async def test_reload_shows_the_current_state(world_and_visit: tuple[World, Visit]) -> None:
+    world, visit = world_and_visit
     session_id = await _connect(visit)
     page = visit.page
     await _until_live(page)
@@ -162,8 +162,8 @@ async def test_reload_shows_the_current_state(place: tuple[World, Visit]) -> Non
     await _until_live(other)
 
 
-async def test_live_view_reconnects_with_a_new_ticket(place: tuple[World, Visit]) -> None:
-    world, visit = place
+async def test_live_view_reconnects_with_a_new_ticket(world_and_visit: tuple[World, Visit]) -> None:
+    world, visit = world_and_visit
     session_id = await _connect(visit)
     page = visit.page
     await _until_live(page)
@@ -177,9 +177,9 @@ async def test_live_view_reconnects_with_a_new_ticket(place: tuple[World, Visit]
 
 
 async def test_cancelling_asks_first_and_offers_a_retry(
-    place: tuple[World, Visit],
+    world_and_visit: tuple[World, Visit],
 ) -> None:
-    _, visit = place
+    _, visit = world_and_visit
     session_id = await _connect(visit)
     page = visit.page
     await page.wait_for_selector(WAITING, timeout=SLOW_MS)
@@ -233,9 +233,9 @@ async def test_connect_page_works_on_a_phone(chromium: Chromium) -> None:
 
 
 async def test_text_is_pasted_and_the_keyboard_released(
-    place: tuple[World, Visit],
+    world_and_visit: tuple[World, Visit],
 ) -> None:
-    world, visit = place
+    world, visit = world_and_visit
     session_id = await _connect(visit)
     page = visit.page
     await _until_live(page)
@@ -252,9 +252,9 @@ async def test_text_is_pasted_and_the_keyboard_released(
     await expect(page.locator("#screen-full")).to_have_text("Full screen")
 
 
-async def test_two_logins_of_one_user_stay_apart(place: tuple[World, Visit]) -> None:
+async def test_two_logins_of_one_user_stay_apart(world_and_visit: tuple[World, Visit]) -> None:
     """The wrong-machine fault: after the end every view reads the active CLI machine."""
-    world, visit = place
+    world, visit = world_and_visit
     one = await _connect(visit)
     await _until_live(visit.page)
     second = await visit.another_page()
@@ -280,8 +280,8 @@ async def test_two_logins_of_one_user_stay_apart(place: tuple[World, Visit]) -> 
     assert [it["vm_type"] for it in await _ask(first, "/api/vm/list")] == ["cli"]
 
 
-async def test_session_of_another_user_is_not_found(place: tuple[World, Visit]) -> None:
-    world, visit = place
+async def test_session_of_another_user_is_not_found(world_and_visit: tuple[World, Visit]) -> None:
+    world, visit = world_and_visit
     theirs = await world.controller.connect("codex")
     answer = await visit.open(f"/connect/{theirs}")
     assert answer is not None

@@ -95,8 +95,8 @@ async def hosts_world(
     async with AsyncExitStack() as closing:
         agents = {}
         for name, env in zip("abcdefgh", hosts, strict=False):
-            place = agent_world(POLYDEV_DRIVER="simulated", POLYDEV_SIMULATION=simulated, **env)
-            agents[name] = await closing.enter_async_context(place)
+            opening = agent_world(POLYDEV_DRIVER="simulated", POLYDEV_SIMULATION=simulated, **env)
+            agents[name] = await closing.enter_async_context(opening)
             await agents[name].start()
         named = " ".join(f"{name}={agent.socket}" for name, agent in agents.items())
         folder = agents["a"].state_dir.parent / "control"

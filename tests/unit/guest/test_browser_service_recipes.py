@@ -83,10 +83,10 @@ def test_schema_accepts_complete_credentials_only(folder: Path, provider: str) -
         *outer, inner = pointer.split("/")[1:]
         for wrong in ("", None, 7, "with blank", "x" * 20_000):
             damaged = copy.deepcopy(whole)
-            place: Any = damaged
+            parent: Any = damaged
             for name in outer:
-                place = place[name]
-            place[inner] = wrong
+                parent = parent[name]
+            parent[inner] = wrong
             if inner == "account_id" and wrong == "with blank":
                 continue
             with pytest.raises(jsonschema.ValidationError):

@@ -19,13 +19,13 @@ async def modules(chromium: Chromium) -> AsyncIterator[ModulePage]:
 
 
 @pytest.fixture
-async def place(chromium: Chromium) -> AsyncIterator[tuple[World, Visit]]:
+async def world_and_visit(chromium: Chromium) -> AsyncIterator[tuple[World, Visit]]:
     async with visited(chromium) as it:
         yield it
 
 
 @pytest.fixture
-async def visit(place: tuple[World, Visit]) -> Visit:
+async def visit(world_and_visit: tuple[World, Visit]) -> Visit:
     """Window of a signed-in user who has connected Codex."""
-    await connect(place[1], "codex")
-    return place[1]
+    await connect(world_and_visit[1], "codex")
+    return world_and_visit[1]

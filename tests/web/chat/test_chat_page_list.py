@@ -13,16 +13,20 @@ from playwright.async_api import expect
 NAMES = {"claude_code": "Claude Code", "codex": "Codex", "gemini_cli": "Gemini CLI"}
 
 
-async def test_page_without_connections_offers_to_connect(place: tuple[World, Visit]) -> None:
-    _, visit = place
+async def test_page_without_connections_offers_to_connect(
+    world_and_visit: tuple[World, Visit],
+) -> None:
+    _, visit = world_and_visit
     await visit.open("/chat")
     await expect(visit.page.get_by_text("Connect a CLI first")).to_be_visible()
     await expect(visit.page.locator("a.cli-card")).to_have_count(len(NAMES))
     await visit.assert_accessible()
 
 
-async def test_chats_are_started_renamed_filtered_and_deleted(place: tuple[World, Visit]) -> None:
-    _, visit = place
+async def test_chats_are_started_renamed_filtered_and_deleted(
+    world_and_visit: tuple[World, Visit],
+) -> None:
+    _, visit = world_and_visit
     await connect(visit, "codex", "claude_code")
     page = visit.page
     await visit.open("/chat")

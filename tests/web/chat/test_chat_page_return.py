@@ -45,9 +45,9 @@ async def test_reload_during_a_turn_misses_nothing(visit: Visit) -> None:
 
 
 async def test_lost_connection_is_shown_and_restored(
-    place: tuple[World, Visit],
+    world_and_visit: tuple[World, Visit],
 ) -> None:
-    world, visit = place
+    world, visit = world_and_visit
     await connect(visit, "codex")
     await create_chat(visit)
     page = visit.page
@@ -124,8 +124,8 @@ async def _store_chat(world: World, visit: Visit, turns: Sequence[_StoredTurn]) 
     return chat_id
 
 
-async def test_interrupted_turn_can_be_continued(place: tuple[World, Visit]) -> None:
-    world, visit = place
+async def test_interrupted_turn_can_be_continued(world_and_visit: tuple[World, Visit]) -> None:
+    world, visit = world_and_visit
     await connect(visit, "codex")
     half = (EventKind.TEXT, {"text": "Half an ans"})
     chat_id = await _store_chat(world, visit, [("Go", [half], "interrupted")])
@@ -136,8 +136,8 @@ async def test_interrupted_turn_can_be_continued(place: tuple[World, Visit]) -> 
     await expect(visit.page.get_by_role("button", name="Continue")).to_have_count(0)
 
 
-async def test_earlier_turns_load_on_request(place: tuple[World, Visit]) -> None:
-    world, visit = place
+async def test_earlier_turns_load_on_request(world_and_visit: tuple[World, Visit]) -> None:
+    world, visit = world_and_visit
     turns: list[_StoredTurn] = [
         (f"question {it}", [(EventKind.TEXT, {"text": f"answer {it}\n\n" * 5})], "end_turn")
         for it in range(1, 31)
@@ -159,8 +159,10 @@ async def test_earlier_turns_load_on_request(place: tuple[World, Visit]) -> None
     await expect(visit.page.locator("[data-earlier]")).to_be_hidden()
 
 
-async def test_turn_of_thousands_of_events_opens_quickly(place: tuple[World, Visit]) -> None:
-    world, visit = place
+async def test_turn_of_thousands_of_events_opens_quickly(
+    world_and_visit: tuple[World, Visit],
+) -> None:
+    world, visit = world_and_visit
     came: list[tuple[EventKind, dict[str, Any]]] = []
     for it in range(1000):
         tool = {"toolCallId": f"t{it}", "title": f"Edit {it}", "toolKind": "edit"}

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root sees who ho
 
 
 @pytest.fixture
-def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """Folders of images and machines."""
     monkeypatch.setenv("POLYDEV_STATE_DIR", str(tmp_path))
     monkeypatch.setenv("POLYDEV_IMAGES_DIR", str(tmp_path / "images"))
@@ -31,8 +31,8 @@ def pruned(*message: str) -> dict[str, object]:
     return answer
 
 
-def test_only_old_unused_images_are_removed(places: tuple[Path, Path]) -> None:
-    images, machines = places
+def test_only_old_unused_images_are_removed(folders: tuple[Path, Path]) -> None:
+    images, machines = folders
     current = current_image(images, "cli-1111")
     old = image(images, "cli-2222")
     recorded = image(images, "cli-3333")

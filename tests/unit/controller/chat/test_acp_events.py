@@ -57,8 +57,8 @@ def test_all_events_are_bounded() -> None:
     translator, events, _ = create_translator()
     long = "x" * 1_000_000
     diffs = [{"type": "diff", "path": long, "oldText": long, "newText": long}] * 100
-    places = [{"path": long, "line": 10**30}] * 100
-    call = {"toolCallId": long, "title": long, "content": diffs, "locations": places}
+    locations = [{"path": long, "line": 10**30}] * 100
+    call = {"toolCallId": long, "title": long, "content": diffs, "locations": locations}
     translator.on_update({"sessionUpdate": "tool_call", **call})
     translator.on_update({"sessionUpdate": "plan", "entries": [{"content": long}] * 1000})
     translator.on_update(text(long))

@@ -19,8 +19,8 @@ from polydev.shared.errors import BadSettings, LoginFailed, PolydevError
 LIMIT_S = 60.0
 
 
-class Place:
-    """A journal, over which one engine after another is started."""
+class Journal:
+    """A journal, for several engines in turn."""
 
     def __init__(self, url: str, folder: Path) -> None:
         self._url = url
@@ -76,8 +76,8 @@ class Place:
 
 
 @pytest.fixture
-def place(database_url: str, tmp_path: Path) -> Place:
-    return Place(database_url, tmp_path)
+def journal(database_url: str, tmp_path: Path) -> Journal:
+    return Journal(database_url, tmp_path)
 
 
 async def _released(engine: Engine) -> None:
@@ -93,18 +93,18 @@ GIVEN = [
 ]
 
 
-async def test_step_result_is_replayed_after_a_restart(place: Place) -> None:
-    assert await place.run(interrupted=True) == ["one", "two", "three"]
-    assert (await place.run(interrupted=False))[3:] == ["three", GIVEN]
+async def test_step_result_is_replayed_after_a_restart(journal: Journal) -> None:
+    assert await journal.run(interrupted=True) == ["one", "two", "three"]
+    assert (await journal.run(interrupted=False))[3:] == ["three", GIVEN]
 
 
-async def test_workflow_taken_over_twice_runs_once(place: Place) -> None:
-    await place.run(interrupted=True)
-    assert (await place.run(interrupted=False, takes_over=3))[3:] == ["three", GIVEN]
+async def test_workflow_taken_over_twice_runs_once(journal: Journal) -> None:
+    await journal.run(interrupted=True)
+    assert (await journal.run(interrupted=False, takes_over=3))[3:] == ["three", GIVEN]
 
 
-async def test_workflow_of_a_live_engine_is_not_taken_over(place: Place) -> None:
-    engine, begun, go_on = place.engine(), [], asyncio.Event()
+async def test_workflow_of_a_live_engine_is_not_taken_over(journal: Journal) -> None:
+    engine, begun, go_on = journal.engine(), [], asyncio.Event()
 
     async def step() -> None:
         begun.append(1)
@@ -125,7 +125,7 @@ async def test_workflow_of_a_live_engine_is_not_taken_over(place: Place) -> None
     await engine.stop()
 
 
-async def test_no_step_starts_behind_the_fence(place: Place) -> None:
+async def test_no_step_starts_behind_the_fence(journal: Journal) -> None:
     """Another executor may have taken the workflow over by then."""
     asked, ran = asyncio.Event(), []
 
@@ -139,7 +139,7 @@ async def test_no_step_starts_behind_the_fence(place: Place) -> None:
     async def step() -> None:
         ran.append(1)
 
-    engine = Engine(place.store(), fence=fence)
+    engine = Engine(journal.store(), fence=fence)
     engine.register("test", lambda _: engine.step("step", step))
     await engine.start()
     await engine.enqueue("test", "it")
@@ -148,9 +148,9 @@ async def test_no_step_starts_behind_the_fence(place: Place) -> None:
     assert ran == []
 
 
-async def test_journal_holds_no_pickle(place: Place) -> None:
-    await place.run(interrupted=False)
-    store = place.store()
+async def test_journal_holds_no_pickle(journal: Journal) -> None:
+    await journal.run(interrupted=False)
+    store = journal.store()
     tables = sa.MetaData(schema=store.schema)
     tables.reflect(store.engine)
     with store.engine.connect() as connection:
@@ -168,8 +168,8 @@ async def test_journal_holds_no_pickle(place: Place) -> None:
     assert not any(cell.startswith(("gAS", "gAR", "gAW")) for cell in cells)
 
 
-async def test_one_workflow_per_name_and_subject(place: Place) -> None:
-    engine, runs = place.engine(), []
+async def test_one_workflow_per_name_and_subject(journal: Journal) -> None:
+    engine, runs = journal.engine(), []
 
     async def body(subject: str) -> None:
         runs.append(subject)
@@ -187,8 +187,8 @@ async def test_one_workflow_per_name_and_subject(place: Place) -> None:
     await engine.stop()
 
 
-async def test_step_result_must_be_a_plain_value(place: Place) -> None:
-    engine = place.engine()
+async def test_step_result_must_be_a_plain_value(journal: Journal) -> None:
+    engine = journal.engine()
     failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
 
     async def give() -> object:
@@ -208,10 +208,10 @@ async def test_step_result_must_be_a_plain_value(place: Place) -> None:
 
 
 async def test_unexpected_error_is_logged_as_type_and_place_only(
-    place: Place, caplog: pytest.LogCaptureFixture
+    journal: Journal, caplog: pytest.LogCaptureFixture
 ) -> None:
     # The text of a foreign error may hold a secret.
-    engine, failures = place.engine(), []
+    engine, failures = journal.engine(), []
 
     async def break_down() -> None:
         try:
