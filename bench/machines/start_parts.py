@@ -1,7 +1,7 @@
 """Measure the parts of a machine's start, from request to ready channel.
 
 The parts are observed from outside: the VMM's identity file appears, its console prints each phase
-of the boot (docs/machines.md, "Boot, in order"), the operation ends. The time between two of these
+of the boot (docs/machines.md, "Boot sequence"), the operation ends. The time between two of these
 is one part. `python -m bench parts --picture FILE` draws them (docs/start.svg).
 """
 

@@ -141,7 +141,7 @@ async def _serve(
     notify_ready()
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
-    log.info("stopping; the machines run on")
+    log.info("stopping; machines keep running")
     await operations.stop(_STOP_GRACE_S)
     http.should_exit = True
     await serving

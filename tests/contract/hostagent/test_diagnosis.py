@@ -89,7 +89,7 @@ async def test_hibernated_machine_is_healthy_until_its_memory_is_lost(agent: Age
         await host.run(f"sleep-{vm_id}", HibernateMachine(vm_id=vm_id), 60)
     for findings in (await check_with_agent(agent), await check_without_agent(agent)):
         assert [it for it in findings if not it.ok] == []
-        assert "1, 0 of them run, 1 hibernated" in {it.message for it in findings}
+        assert "1, 0 of them running, 1 hibernated" in {it.message for it in findings}
     (agent.state_dir / "machines" / vm_id / "memory.saved").unlink()
     assert vm_id in failed_finding(await check_with_agent(agent), "machines").message
     async with agent.host() as host:
@@ -123,7 +123,7 @@ async def test_unreadable_record_needs_manual_repair(agent: AgentProcess) -> Non
     left.mkdir()
     (left / "machine.json").write_text("{")
     finding = failed_finding(await check_with_agent(agent), "orphans")
-    assert f"The record in {left} cannot be read" in finding.message
+    assert f"The record in {left} is unreadable" in finding.message
     assert "machine.json" in finding.hint
 
 

@@ -117,7 +117,7 @@ async def test_machine_ended_before_create_response_runs_on_retry(
     assert created is not None
     assert again is not None
     assert (again.state, again.ip_address) == (MachineState.RUNNING, created.ip_address)
-    with pytest.raises(MachineBusy, match="another shape"):
+    with pytest.raises(MachineBusy, match="another kind or size"):
         await host.run("third", create(vm_id, MachineKind.BROWSER), 60)
 
 
@@ -204,7 +204,7 @@ async def test_second_agent_on_same_state_is_refused(agent: AgentProcess) -> Non
     second.log = agent.state_dir.parent / "second.log"
     code, line = await second.start_refused()
     assert code == 1
-    assert "Another host agent already works in" in line
+    assert "Another host agent already runs in" in line
 
 
 async def test_agent_without_root_is_refused() -> None:

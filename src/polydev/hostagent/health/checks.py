@@ -140,12 +140,12 @@ def memory(
     if not capabilities_of(settings.driver).host_memory:
         return
     running = [record for vm_id, record in records.items() if vm_id in there.processes]
-    usage = f"Machines that run have {sum(it.memory_mib for it in running)} MiB; {available_mib()}"
+    usage = f"Running machines have {sum(it.memory_mib for it in running)} MiB; {available_mib()}"
     cgroups = Cgroups.inspect(settings.cgroup)
-    bound = f"each is bounded {cgroups.reason}"
+    bound = f"each is limited {cgroups.reason}"
     if cgroups.root is None:
-        bound = f"none has a bound ({cgroups.reason}), but the kernel ends them before all else"
-    yield Finding("memory", True, f"{usage} MiB are left; {bound}")
+        bound = f"none is limited ({cgroups.reason}), but the kernel kills them first"
+    yield Finding("memory", True, f"{usage} MiB are available; {bound}")
 
 
 def _driver(probe: Probe) -> Finding:
@@ -176,7 +176,7 @@ def _machines(
         states = [record.state for record in records.values()]
         running, hibernated = map(states.count, (MachineState.RUNNING, MachineState.HIBERNATED))
         rest = f", {hibernated} hibernated" if hibernated else ""
-        wrong.append(Finding("machines", True, f"{len(records)}, {running} of them run{rest}"))
+        wrong.append(Finding("machines", True, f"{len(records)}, {running} of them running{rest}"))
     return wrong
 
 
@@ -196,9 +196,9 @@ def _sockets(settings: HostSettings, there: Inventory) -> Iterator[Finding]:
         if path != settings.host_socket and path.parent.name not in there.processes
     ]
     for path in stale:
-        yield Finding("sockets", False, f"Nothing listens at {path} any more", _RESTART_HINT)
+        yield Finding("sockets", False, f"No process listens at {path}", _RESTART_HINT)
     if not stale:
-        yield Finding("sockets", True, f"{len(there.sockets)}, each with its process")
+        yield Finding("sockets", True, f"{len(there.sockets)}, each with a listening process")
 
 
 def _orphans(
@@ -215,13 +215,15 @@ def _orphans(
         Finding(
             "orphans",
             False,
-            f"Address {address} is reserved for {vm_id}, which is gone",
+            f"Address {address} is reserved for {vm_id}, which does not exist",
             _RESTART_HINT,
         )
         for vm_id, address in there.addresses.items()
         if vm_id not in records
     ]
-    yield from left or [Finding("orphans", True, "No folder, process or address without machine")]
+    yield from left or [
+        Finding("orphans", True, "Every folder, process and address belongs to a machine")
+    ]
 
 
 def _orphan_folder(path: Path) -> Finding:
@@ -230,8 +232,8 @@ def _orphan_folder(path: Path) -> Finding:
     return Finding(
         "orphans",
         False,
-        f"The record in {path} cannot be read: its machine is not managed",
-        f"Put back its machine.json from a backup, or remove {path} with the disk that is in it",
+        f"The record in {path} is unreadable, so its machine is ignored",
+        f"Restore its machine.json from a backup, or remove {path} with the disk in it",
     )
 
 

@@ -104,8 +104,8 @@ class BuildContext:
     def failed(self, what: str, hint: str = "") -> ImageBuildFailed:
         """Return the error of a failed build."""
         return ImageBuildFailed(
-            f"building the {self.kind} image failed at stage {self.stage_name}: {what}",
-            hint=hint or f"see {self.log_path}",
+            f"Building the {self.kind} image failed at stage {self.stage_name}: {what}",
+            hint=hint or f"See {self.log_path}",
         )
 
     def _failure(self, tool: str, status: int, lines: Sequence[str]) -> Exception:
@@ -136,13 +136,13 @@ def require_tool(name: str) -> None:
         package = _TOOL_PACKAGES.get(name, name)
         raise MissingTool(
             f"{name} is not installed; image builds need it",
-            hint=f"install it: apt-get install {package}",
+            hint=f"Install it: apt-get install {package}",
         )
 
 
 def disk_full(folder: Path, detail: str = "") -> DiskFull:
     """Return the error of a full disk."""
     return DiskFull(
-        f"not enough space for an image build in {folder}{detail}",
+        f"Not enough space for an image build in {folder}{detail}",
         hint=Hint.SET_IMAGES_DIR.text(),
     )

@@ -29,7 +29,7 @@ class ImageKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BuildProgress:
-    """Progress of a build; `fraction` is of the stage, if known."""
+    """Progress of a build; `fraction` is the completed part of the stage, if known."""
 
     kind: ImageKind
     stage: str
@@ -122,7 +122,7 @@ def read_image(folder: Path) -> GoldenImage | None:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ImageDamaged(
             f"{folder / MANIFEST} is not a valid image manifest",
-            hint=f"remove {folder}, then " + _REBUILD.format(kind=folder.name.partition("-")[0]),
+            hint=f"Remove {folder}, then " + _REBUILD.format(kind=folder.name.partition("-")[0]),
         ) from error
 
 
@@ -144,6 +144,6 @@ def write_manifest(image: GoldenImage) -> None:
 def damaged(image: GoldenImage, what: str) -> ImageDamaged:
     """Return the error for an image that does not match its manifest."""
     return ImageDamaged(
-        f"golden image {image.name} is damaged: {what}",
-        hint=f"remove {image.folder}, then " + _REBUILD.format(kind=image.kind),
+        f"Golden image {image.name} is damaged: {what}",
+        hint=f"Remove {image.folder}, then " + _REBUILD.format(kind=image.kind),
     )

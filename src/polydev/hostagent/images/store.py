@@ -51,7 +51,7 @@ _NEEDED_BYTES = {ImageKind.KERNEL: _GIB // 2, ImageKind.CLI: 3 * _GIB, ImageKind
 
 
 class ImageStore:
-    """The golden images in one folder (docs/machines.md, "Files a host boots from")."""
+    """The golden images in one folder (docs/machines.md, "Images")."""
 
     def __init__(self, root: Path, recipe: Recipe | None = None) -> None:
         self.root = root
@@ -73,7 +73,7 @@ class ImageStore:
         image = self.find(kind)
         if image is None:
             raise MissingImage(
-                f"there is no current golden image `{kind}` in {self.root}",
+                f"There is no current golden image `{kind}` in {self.root}",
                 hint=Hint.BUILD_IMAGE.text(kind=kind),
             )
         return image
@@ -104,7 +104,7 @@ class ImageStore:
             return self.named(name)
         except MissingImage as error:
             raise MissingImage(
-                f"machines of kind {kind} are pinned to {name}, but {error.message}",
+                f"Machines of kind {kind} are pinned to {name}. {error.message}",
                 hint=Hint.UNPIN_IMAGE.text(kind=kind),
             ) from None
 
@@ -120,7 +120,7 @@ class ImageStore:
         """Return the image with that name, current or not. Raises: MissingImage."""
         image = None if "/" in name or name.startswith(".") else read_image(self.root / name)
         if image is None:
-            raise MissingImage(f"there is no golden image {name} in {self.root}")
+            raise MissingImage(f"There is no golden image {name} in {self.root}")
         return image
 
     def compare_sizes(self, image: GoldenImage) -> None:
@@ -159,7 +159,7 @@ class ImageStore:
             return image
         if os.geteuid() != 0:
             raise ImageBuildFailed(
-                f"building the {kind} image needs root", hint="run the command as root"
+                f"Building the {kind} image needs root", hint="Run the command as root"
             )
         try:
             async with self._build_context(kind, progress) as context:
@@ -168,7 +168,7 @@ class ImageStore:
         except OSError as error:
             if error.errno in {errno.ENOSPC, errno.EDQUOT}:
                 raise disk_full(self.root) from error
-            raise ImageBuildFailed(f"building the {kind} image failed: {error}") from error
+            raise ImageBuildFailed(f"Building the {kind} image failed: {error}") from error
 
     async def _build(self, context: BuildContext, renew: bool) -> GoldenImage:
         recipe_hash = self.recipe.hash(context.kind)

@@ -40,7 +40,7 @@ async def flush(machine: RunningMachine) -> None:
         async with asyncio.timeout(_FLUSH_LIMIT_S):
             await _ended(await machine.channel.exec(ExecRequest(argv=["sync"])))
     except (PolydevError, TimeoutError) as error:
-        log.info("%s did not sync its disk: %s", machine.folder.vm_id, error)
+        log.info("%s did not sync its disk before hibernation: %s", machine.folder.vm_id, error)
     with contextlib.suppress(Exception):
         await machine.channel.close()
 
@@ -50,7 +50,7 @@ async def resume_guest(machine: RunningMachine) -> None:
     try:
         await renew(machine.channel)
     except PolydevError as error:
-        log.warning("%s is resumed, but: %s", machine.folder.vm_id, error.message)
+        log.warning("%s runs, but its renewal failed: %s", machine.folder.vm_id, error.message)
 
 
 async def renew(channel: GuestChannel) -> None:
@@ -64,9 +64,11 @@ async def renew(channel: GuestChannel) -> None:
             program = await channel.exec(ExecRequest(argv=["sh", "-c", _script(), PROGRAM_NAME]))
             errors = await _ended(program, _send_seed_and_time)
     except TimeoutError:
-        raise GuestMisbehaved("Its clock and randomness were not renewed in time") from None
+        raise GuestMisbehaved("The renewal of its clock and randomness timed out") from None
     if errors:
-        raise GuestMisbehaved(f"Its clock or randomness was not renewed: {printable(errors)}")
+        raise GuestMisbehaved(
+            f"The renewal of its clock and randomness failed: {printable(errors)}"
+        )
 
 
 async def _send_seed_and_time(program: GuestProgram) -> None:

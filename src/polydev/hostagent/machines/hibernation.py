@@ -101,7 +101,7 @@ class Hibernation:
         try:
             await discard_memory(self._host, record.vm_id)
         except OSError as another:
-            log.error("%s cannot be removed: %s", path, another.strerror)
+            log.error("cannot remove %s: %s", path, another.strerror)
             if path.exists():  # the guest must not go on while it exists
                 await self._complete(record, machine, path.stat().st_size)
                 return
@@ -148,7 +148,7 @@ class Hibernation:
         try:
             return await self._restore_once(record)
         except VmmFailed as error:  # the memory file is unharmed
-            log.warning("%s: trying again to resume it: %s", record.vm_id, error.message)
+            log.warning("%s: retrying to resume it: %s", record.vm_id, error.message)
             return await self._restore_once(record)
 
     async def _restore_once(self, record: MachineRecord) -> RunningMachine:
@@ -187,7 +187,7 @@ class Hibernation:
             await self._try_save(record)
 
     async def _discard_unusable(self, record: MachineRecord, error: PolydevError) -> None:
-        log.warning("%s is booted without its memory: %s", record.vm_id, error.message)
+        log.warning("booting %s without its saved memory: %s", record.vm_id, error.message)
         await self._end(record, self._registry.running.get(record.vm_id))
         await self._registry.save(
             record.updated(state=MachineState.STOPPED, memory_bytes=0, memory_lost=error.message)
@@ -204,11 +204,11 @@ class Hibernation:
         try:
             await self._registry.save(record)
         except OSError as error:
-            log.error("the record of %s was not saved: %s", record.vm_id, error.strerror)
+            log.error("cannot save the record of %s: %s", record.vm_id, error.strerror)
 
 
 async def discard_memory(host: HostContext, vm_id: str) -> None:
-    """Remove the saved memory of a machine, whole or not. Raises: OSError."""
+    """Remove the saved memory of a machine, complete or partial. Raises: OSError."""
     await run_in_thread_shielded(snapshots.discard, host.folder(vm_id).memory)
 
 
@@ -217,7 +217,7 @@ async def _resume_or_kill(machine: RunningMachine) -> bool:
     try:
         await machine.vmm.resume()
     except PolydevError as error:
-        log.error("%s cannot be resumed, and is killed: %s", machine.folder.vm_id, error.message)
+        log.error("killing %s, which cannot be resumed: %s", machine.folder.vm_id, error.message)
         await machine.kill()
         return False
     return True

@@ -161,12 +161,12 @@ class ImageCollector:
                 if await self.store.remove(image):
                     removed.append(image.name)
                     log.info(
-                        "removed golden image %s of %s: no machine uses it, and newer ones are"
-                        " there (%.0f MiB)",
+                        "removed golden image %s of %s (%.0f MiB): no machine uses it, and newer"
+                        " images exist",
                         *(image.name, f"{image.created_at:%Y-%m-%d}", image.size / 2**20),
                     )
         except (PolydevError, OSError) as error:
-            log.warning("old golden images could not be collected: %s", error)
+            log.warning("cannot collect old golden images: %s", error)
         return removed
 
     def _candidates(self, now: datetime) -> list[GoldenImage]:

@@ -114,7 +114,7 @@ class MachineLifecycle:
         if known.state.can_start:
             await self.start(known, request.ready_timeout_s)
         elif known.state is not MachineState.RUNNING:
-            raise MachineBusy(f"Machine {known.vm_id} exists already, and is {known.state}")
+            raise MachineBusy(f"Machine {known.vm_id} already exists and is {known.state}")
 
     async def _create(self, request: CreateMachine) -> None:
         with self._clones.reserve(request):
@@ -211,7 +211,7 @@ class MachineLifecycle:
         await self._hibernation.drop_memory(record)
 
     async def destroy(self, vm_id: str) -> None:
-        """End a machine and remove everything of it, however much there is."""
+        """End a machine and remove everything that belongs to it, complete or not."""
         self._registry.unwatch(vm_id)
         await erase(self._host, vm_id, self._registry.running.get(vm_id))
         self._registry.remove(vm_id)
@@ -224,14 +224,16 @@ class MachineLifecycle:
                 await self._archive_logs(vm_id)
             await self.destroy(vm_id)
         except Exception as error:  # `destroy`, or the next recovery, removes what is left
-            log.error("%s is not wholly undone: %s", vm_id, problem_of(error).message)
+            log.error(
+                "cannot revert the creation of %s completely: %s", vm_id, problem_of(error).message
+            )
 
     async def _archive_logs(self, vm_id: str) -> None:
         folder, archive = self._host.folder(vm_id), self._host.log_archive
         try:
             await asyncio.to_thread(archive.add, vm_id, folder.console_log, folder.error_log)
         except OSError as error:
-            log.warning("the logs of %s could not be archived: %s", vm_id, error.strerror)
+            log.warning("cannot archive the logs of %s: %s", vm_id, error.strerror)
 
     def _naming_logs(self, error: PolydevError, vm_id: str) -> PolydevError:
         """Add to an error the path of the machine's archived logs."""
@@ -249,4 +251,4 @@ def _has_logs(error: BaseException) -> bool:
 def _require_same_size(known: MachineRecord, request: CreateMachine) -> None:
     """Raises MachineBusy for a machine of another kind or size."""
     if (known.machine_kind, known.size) != (request.machine_kind, request.size):
-        raise MachineBusy(f"Machine {known.vm_id} exists already, with another shape")
+        raise MachineBusy(f"Machine {known.vm_id} already exists, with another kind or size")

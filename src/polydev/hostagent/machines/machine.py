@@ -1,7 +1,7 @@
 """One machine: prepare it, launch or restore its VMM, use it.
 
 `prepare` returns a `PreparedMachine`, and that a `RunningMachine`. `erase` removes any machine,
-however much of it there is.
+complete or not.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class RunningMachine:
             await asyncio.wait({working, ended}, return_when=asyncio.FIRST_COMPLETED)
             if working.done():
                 return working.result()
-            output = ended.result().output or "it said nothing"
+            output = ended.result().output or "no output"
             raise VmmFailed(f"{self.folder.vm_id} ended before its channel answered: {output}")
         finally:
             working.cancel()
@@ -203,9 +203,9 @@ async def adopt(host: HostContext, record: MachineRecord) -> RunningMachine | No
 
 
 async def erase(host: HostContext, vm_id: str, machine: RunningMachine | None) -> None:
-    """Remove everything of a machine, however much there is. May be called again.
+    """Remove everything that belongs to a machine, complete or not. Idempotent.
 
-    The folder goes even when the network fails: the next start sweeps what the network still has.
+    The folder is removed even if the network fails: the next start sweeps the network.
     """
     if machine:
         await machine.kill()

@@ -41,7 +41,7 @@ async def sweep(
     for vm_id in sorted((folders | addresses) - records.keys()):
         async with lock_machine(vm_id):
             if vm_id not in records and await _is_orphan(host, vm_id):
-                log.warning("removing what is left of %s, which is no machine", vm_id)
+                log.warning("removing leftovers of %s, which is not a machine", vm_id)
                 await erase(host, vm_id, None)
                 removed.append(vm_id)
     return Swept(

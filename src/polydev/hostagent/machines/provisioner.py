@@ -218,5 +218,5 @@ def _read_ca(path: Path | None) -> bytes | None:
     except OSError as error:
         raise BadSettings(f"POLYDEV_EGRESS_CA_FILE cannot be read: {error.strerror}") from None
     if b"-----BEGIN CERTIFICATE-----" not in content:
-        raise BadSettings("POLYDEV_EGRESS_CA_FILE holds no PEM certificate")
+        raise BadSettings("POLYDEV_EGRESS_CA_FILE contains no PEM certificate")
     return content

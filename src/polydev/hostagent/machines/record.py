@@ -162,11 +162,11 @@ def view_of(record: MachineRecord, folder: MachineFolder, pid: int | None) -> Ma
 
 
 def end_changes(vm_id: str, report: ExitReport) -> dict[str, object]:
-    """Return the changes of a record whose VMM ended without our doing."""
+    """Return the changes of a record whose VMM ended unexpectedly."""
     output = f": {report.output}" if report.output else ""
     if report.status in (0, None):
         state = MachineState.STOPPED
-        error = VmmFailed(f"Machine {vm_id} ended by itself{output}", hint="Start it again")
+        error = VmmFailed(f"Machine {vm_id} shut down unexpectedly{output}", hint="Start it again")
     else:
         state = MachineState.FAILED
         how = f"signal {-report.status}" if report.status < 0 else f"status {report.status}"

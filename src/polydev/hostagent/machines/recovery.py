@@ -48,7 +48,7 @@ async def recover(host: HostContext) -> Recovered:
 async def _recover_one(host: HostContext, vm_id: str, found: Recovered) -> None:
     record = await asyncio.to_thread(host.folder(vm_id).read)
     if record is not None and record.vm_id != vm_id and record.state.is_incomplete:
-        log.warning("removing %s, which was to become %s", vm_id, record.vm_id)
+        log.warning("removing clone %s, whose renaming to %s is incomplete", vm_id, record.vm_id)
         await erase(host, vm_id, None)  # its VMM, if there is one, is a leftover
         return
     if record is None or record.vm_id != vm_id:
@@ -56,7 +56,7 @@ async def _recover_one(host: HostContext, vm_id: str, found: Recovered) -> None:
         return
     machine = await adopt(host, record)
     if record.state.is_incomplete:
-        log.warning("removing %s, which was left %s", vm_id, record.state)
+        log.warning("removing %s, whose state is %s since the last host agent", vm_id, record.state)
         await erase(host, vm_id, machine)
         return
     if record.state.may_have_saved_memory:
@@ -83,7 +83,7 @@ async def _adopted_record(record: MachineRecord, machine: RunningMachine | None)
         try:
             await machine.vmm.resume()
         except PolydevError as error:
-            log.warning("%s cannot be resumed: %s", record.vm_id, error.message)
+            log.warning("cannot resume %s: %s", record.vm_id, error.message)
         return record.updated(state=MachineState.RUNNING, error=None)
     if record.state is MachineState.STOPPING:
         return record.updated(state=MachineState.STOPPED)
@@ -113,7 +113,7 @@ async def _finish_hibernation(
                 record = record.updated(wake=Wake(how="resumed", at=datetime.now(UTC), took_s=0))
             return record.updated(state=MachineState.RUNNING, error=None), machine
         except PolydevError as error:
-            log.warning("%s is paused, and cannot be resumed: %s", record.vm_id, error.message)
+            log.warning("cannot resume %s, which is paused: %s", record.vm_id, error.message)
     if machine:
         await machine.kill()
     gone = record.updated(**end_changes(record.vm_id, ExitReport(None, "while no host agent ran")))
@@ -127,9 +127,9 @@ def _discard_unknown(folder: MachineFolder) -> None:
     and the user's files must stay.
     """
     if folder.record.exists():
-        log.error("%s cannot be read; its machine is not managed", folder.record)
+        log.error("cannot read the record %s; its machine is ignored", folder.record)
     else:
-        log.warning("removing %s, which has no record", folder.path)
+        log.warning("removing %s, a folder without a record", folder.path)
         folder.remove()
 
 

@@ -99,7 +99,7 @@ class MachineRegistry:
         """Raise MachineBusy if a folder without a readable record has this id."""
         if await asyncio.to_thread(self._host.folder(vm_id).path.exists):
             raise MachineBusy(
-                f"There is a folder of {vm_id} already, with a record that cannot be read",
+                f"The folder of machine {vm_id} already exists, with an unreadable record",
                 hint="Destroy it first",
             )
 
@@ -134,7 +134,7 @@ class MachineRegistry:
         return {vm_id: self.records[vm_id].memory_mib for vm_id in started}
 
     def watch(self, vm_id: str, machine: RunningMachine) -> None:
-        """Watch a VMM: if it ends by itself, its record changes."""
+        """Watch a VMM, and update its record if it ends unexpectedly."""
         self.running[vm_id] = machine
         self._watchers[vm_id] = asyncio.create_task(
             self._record_end(vm_id, machine), name=f"watch {vm_id}"
@@ -157,7 +157,7 @@ class MachineRegistry:
         self.records.pop(vm_id, None)
 
     async def _record_end(self, vm_id: str, machine: RunningMachine) -> None:
-        """Wait until a VMM ends without our doing, and record it."""
+        """Wait until a VMM ends unexpectedly, and record it."""
         report = await machine.vmm.wait()
         async with self.lock_machine(vm_id):
             if self.running.get(vm_id) is not machine:
@@ -193,6 +193,6 @@ class MachineRegistry:
             current = asyncio.current_task()
             if current and current.cancelling():
                 raise
-            raise MachineBusy(f"Machine {vm_id} was destroyed meanwhile") from None
+            raise MachineBusy(f"Machine {vm_id} was destroyed during the operation") from None
         finally:
             del self._work[vm_id]

@@ -68,7 +68,7 @@ class MachineService:
             return self._registry.view(request.vm_id)
 
     async def destroy(self, vm_id: str) -> None:
-        """Cancel work on a machine, end it and remove everything of it. Idempotent."""
+        """Cancel work on a machine, end it and remove all that belongs to it. Idempotent."""
         self._registry.cancel_work(vm_id)
         async with self._registry.lock_machine(vm_id):
             if record := self._registry.records.get(vm_id):
@@ -119,7 +119,7 @@ class MachineService:
         """Remove the archived logs of a destroyed machine. Raises MachineBusy if it exists."""
         async with self._registry.lock_machine(vm_id):
             if vm_id in self._registry.records:
-                raise MachineBusy(f"Machine {vm_id} is still there", hint="Destroy it first")
+                raise MachineBusy(f"Machine {vm_id} still exists", hint="Destroy it first")
             await asyncio.to_thread(self._host.log_archive.remove, vm_id)
 
     async def write_files(self, request: WriteFiles) -> MachineView:

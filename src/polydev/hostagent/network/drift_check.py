@@ -77,7 +77,7 @@ def check_uplink(links: Links, config: NetworkConfig) -> list[Finding]:
     failed += [f"in {where}, {fault}" for fault in nft_diff.differences(expected, found)]
     if failed:
         return [_failed("uplink", f"Machines have no outside access: {_summary(failed)}")]
-    return [Finding("uplink", True, f"{config.outer_uplink} leads outside, with its NAT")]
+    return [Finding("uplink", True, f"{config.outer_uplink} is up, with NAT")]
 
 
 def _bridge(links: Links, config: NetworkConfig, devices: dict[str, Device]) -> Iterator[Finding]:

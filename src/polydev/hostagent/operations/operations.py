@@ -51,7 +51,7 @@ class Operations:
         known = self._entries.get(operation_id)
         if known and known.digest != digest:
             raise OperationMismatch(
-                f"Operation {operation_id} was requested before with another body",
+                f"Operation {operation_id} was already requested with another body",
                 hint="Use a new id for every operation",
             )
         if known is None or known.state == "interrupted":
@@ -129,7 +129,7 @@ class Operations:
         try:
             await run_in_thread_shielded(self._journal.write, entry)
         except OSError as error:
-            log.error("the journal cannot be written: %s", error.strerror)
+            log.error("cannot write the operation journal: %s", error.strerror)
 
     async def _prune(self) -> None:
         for operation_id in self._journal.outdated(self._entries):
@@ -139,7 +139,7 @@ class Operations:
 
 def _view(entry: JournalEntry) -> OperationView:
     if entry.state == "interrupted":
-        error = HostUnreachable("The host agent ended during this operation", hint="Try again")
+        error = HostUnreachable("The host agent stopped during this operation", hint="Try again")
         return OperationView(
             operation_id=entry.operation_id, state="failed", error=problem_of(error)
         )

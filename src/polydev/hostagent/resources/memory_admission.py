@@ -72,7 +72,7 @@ class MemoryAdmission:
             raise NoCapacity(
                 f"No memory for machine {vm_id}, which needs {memory_mib} MiB: this host is short"
                 f" of it, with {available_mib} MiB left where {needed_mib} MiB should be",
-                hint="End other programs on this host, or hibernate or stop machines",
+                hint="Stop other programs on this host, or hibernate or stop machines",
             )
 
 

@@ -30,11 +30,11 @@ def only_agent(state_dir: Path, netns: str) -> Iterator[None]:
     """
     state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
     folder_taken = AlreadyRunning(
-        f"Another host agent already works in {state_dir}",
+        f"Another host agent already runs in {state_dir}",
         hint=Hint.SET_STATE_DIR.text(),
     )
     namespace_taken = AlreadyRunning(
-        f"Another host agent already has its machines in network namespace {netns}",
+        f"Another host agent already uses network namespace {netns}",
         hint=Hint.SET_NETNS.text(),
     )
     with (
@@ -99,7 +99,7 @@ def _gid(group: str | None) -> int:
     try:
         return grp.getgrnam(group).gr_gid
     except KeyError:
-        raise BadSettings(f"POLYDEV_SOCKET_GROUP names no group: {group}") from None
+        raise BadSettings(f"POLYDEV_SOCKET_GROUP is {group}, which is not a group") from None
 
 
 def _remove_stale(path: Path) -> None:
@@ -111,4 +111,4 @@ def _remove_stale(path: Path) -> None:
         except (ConnectionRefusedError, FileNotFoundError):
             path.unlink(missing_ok=True)
             return
-    raise AlreadyRunning(f"Another program already listens at {path}", hint="End it first")
+    raise AlreadyRunning(f"Another program already listens at {path}", hint="Stop it first")

@@ -33,11 +33,13 @@ def as_polydev_error(error: BaseException) -> PolydevError:
         return as_polydev_error(error.exceptions[0])
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         where = error.filename or "the state folder"
-        return DiskFull(f"No space left on the disk of {where}", hint="Free some space; try again")
+        return DiskFull(
+            f"No space left on the disk of {where}", hint="Free some space, then try again"
+        )
     log.error("unexpected %s", type(error).__name__, exc_info=error)
     return Failed(
-        f"The host agent met an unexpected {type(error).__name__}",
-        hint="Its log has the details",
+        f"Unexpected error in the host agent ({type(error).__name__})",
+        hint="See the host agent's log",
     )
 
 

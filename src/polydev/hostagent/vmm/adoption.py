@@ -45,7 +45,7 @@ async def adopt(
 async def require_not_running(
     spec: LaunchSpec, find_in_folder: Callable[[Path], Iterable[Found]]
 ) -> None:
-    """Raise AlreadyRunning if a VMM works in the machine's folder."""
+    """Raise AlreadyRunning if a VMM runs in the machine's folder."""
     if pids := await _pids(spec, find_in_folder):
         raise AlreadyRunning(
             f"{spec.vm_id} already has a VMM: process {pids[0]}", hint="Adopt or kill it"
@@ -53,7 +53,7 @@ async def require_not_running(
 
 
 def find_orphans(found: Iterable[Found], folders: Sequence[Path]) -> list[int]:
-    """Return pids of found VMMs that work in none of these folders.
+    """Return pids of found VMMs that run in none of these folders.
 
     A VMM that `vmm.json` names belongs to that folder, even if it was renamed since the start.
     """

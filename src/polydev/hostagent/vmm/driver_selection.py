@@ -83,7 +83,9 @@ async def select_real(wanted: str, firecracker: Driver, qemu: Driver) -> tuple[D
         return qemu, replace(second, reason=reason)
     driver, other = (qemu, firecracker) if wanted == _SECOND else (firecracker, qemu)
     if pids := await asyncio.to_thread(other.find_orphans, []):
-        log.warning("ending machines that run under %s: the settings name another", other.name)
+        log.warning(
+            "ending machines that run under %s: the settings name another driver", other.name
+        )
         await end_leftovers(pids)
     return driver, await driver.probe()
 

@@ -28,7 +28,7 @@ _DELETED = " (deleted)"
 
 @dataclass(frozen=True, slots=True)
 class ProcessIdentity:
-    """`vmm.json`: a machine's VMM process, told from later ones by its start time."""
+    """`vmm.json`: a machine's VMM process, distinguished from later ones by its start time."""
 
     pid: int
     start_ticks: int

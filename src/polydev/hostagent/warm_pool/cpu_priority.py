@@ -40,9 +40,7 @@ class Priority:
                 weight.write_text(_LOWEST_WEIGHT)
                 return
         if not _set(pid, _LAST):
-            log.info(
-                "the priority of process %d, which no user waits for, could not be lowered", pid
-            )
+            log.info("cannot lower the priority of background process %d", pid)
 
     def restore(self) -> None:
         """Give the process the usual priority: a user waits for it now."""

@@ -72,7 +72,7 @@ async def _destroy(host: HostContext, registry: MachineRegistry, vm_id: str) -> 
         try:
             await erase(host, vm_id, registry.running.get(vm_id))
         except Exception as error:
-            log.error("%s is not wholly removed: %s", vm_id, problem_of(error).message)
+            log.error("cannot remove %s completely: %s", vm_id, problem_of(error).message)
         registry.remove(vm_id)
 
 

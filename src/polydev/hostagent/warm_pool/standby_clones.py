@@ -112,7 +112,7 @@ class StandbyClones:
             self._waiting.append(it)
         finally:
             self._making = None
-        log.info("%s waits for a login, after %.2f s", vm_id, time.monotonic() - began)
+        log.info("standby clone %s created in %.2f s", vm_id, time.monotonic() - began)
 
     async def take(
         self, record: MachineRecord, template: Template

@@ -63,7 +63,7 @@ async def build_template(
                 await _settled(machine, limit_s)
         except TimeoutError:
             raise MachineNotReady(
-                f"The browser of {prepared.record.vm_id} was not up within {limit_s:g} s"
+                f"The browser of {prepared.record.vm_id} was not ready within {limit_s:g} s"
             ) from None
         template = await _saved(host, templates, key, prepared, machine, described)
     log.info("built a template of warm browser machines in %.1f s", time.monotonic() - began)

@@ -120,7 +120,7 @@ class Templates:
         usable = {it.folder.path for it in self.all() if it.described.key_id == key_id}
         for path in self.root.iterdir():
             if path.is_dir() and path not in usable:
-                log.info("removing %s, which is no usable template of warm machines", path)
+                log.info("removing %s, an unusable template of warm browser machines", path)
                 shutil.rmtree(path, ignore_errors=True)
 
     def request(self, shape: MachineSize) -> None:

@@ -258,9 +258,9 @@ class WarmPool:
     ) -> None:
         self._failures += 1
         message = _message(error)
-        log.warning("%s boots, since it could not be cloned: %s", record.vm_id, message)
+        log.warning("booting %s, because cloning it failed: %s", record.vm_id, message)
         if self._failures >= _MAX_FAILURES:
-            log.warning("discarding a template of warm browser machines: its clones fail")
+            log.warning("discarding the template of warm browser machines: its clones fail")
             self._failures = 0
             await asyncio.to_thread(self._templates.discard, template)
 
@@ -337,7 +337,7 @@ class WarmPool:
             self._reason = _message(error)
             self._refill_not_before_s = time.monotonic() + self._policy.refill_pause_s
             if not isinstance(error, (NoCapacity, MachineNotReady)):
-                log.warning("no standby clone could be created: %s", _message(error))
+                log.warning("cannot create a standby clone: %s", _message(error))
 
     async def _build(self, shape: MachineSize) -> None:
         building = build_template(

@@ -81,7 +81,7 @@ def test_invalid_manifest_is_named(images: Path) -> None:
     (images / "cli-0123456789abcdef" / "manifest.json").write_text("{")
     finding = wrong(images)
     assert "manifest.json is not a valid image manifest" in finding.message
-    assert "remove" in finding.hint
+    assert "Remove" in finding.hint
 
 
 def test_simulated_machines_need_no_images(tmp_path: Path) -> None:

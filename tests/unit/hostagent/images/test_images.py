@@ -222,7 +222,7 @@ async def test_failed_build_leaves_nothing_and_names_stage_and_log(
     monkeypatch.setattr(store, "build_kernel", build)
     with pytest.raises(ImageBuildFailed, match=r"kernel package.*status 7.*archive is gone") as it:
         await images.build("kernel", silent)
-    log = Path(it.value.hint.removeprefix("see "))
+    log = Path(it.value.hint.removeprefix("See "))
     assert "the archive is gone" in log.read_text()
     assert _remains(images) == []
 
@@ -260,7 +260,7 @@ async def test_missing_tool_is_named_with_its_package(
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(MissingTool, match="apt-cache") as caught:
         await images.build("kernel", silent)
-    assert caught.value.hint == "install it: apt-get install apt"
+    assert caught.value.hint == "Install it: apt-get install apt"
     assert _remains(images) == []
 
 

@@ -92,7 +92,7 @@ async def test_repeated_creation_returns_the_same_machine(machines: MachineServi
     create = asked()
     first, second = await asyncio.gather(machines.create(create), machines.create(create))
     assert first == second
-    with pytest.raises(MachineBusy, match="another shape"):
+    with pytest.raises(MachineBusy, match="another kind or size"):
         await machines.create(asked(create.vm_id, memory_mib=1024))
 
 
@@ -345,8 +345,8 @@ async def test_orphaned_folders_processes_and_addresses_are_swept(
     assert world.driver.find_orphans([]) == [whole.pid]
     assert world.network.attachments.keys() == {whole.vm_id}
     left = {path.name for path in site.machines_dir.iterdir()}
-    assert left == {whole.vm_id, torn.vm_id}  # a record that cannot be read may be a person's files
-    with pytest.raises(MachineBusy, match="cannot be read"):
+    assert left == {whole.vm_id, torn.vm_id}  # an unreadable record may belong to a user's files
+    with pytest.raises(MachineBusy, match="unreadable record"):
         await again.create(asked(torn.vm_id))
     await again.destroy(torn.vm_id)
     assert [path.name for path in site.machines_dir.iterdir()] == [whole.vm_id]

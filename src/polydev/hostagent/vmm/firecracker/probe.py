@@ -38,7 +38,7 @@ _LIMIT_S = 15.0
 _MEMORY_MIB = 256
 _UNPRIVILEGED_UID = 65534
 _FIRST_LINE = "POLYDEV-BOOT "
-"""The initramfs's first line (docs/machines.md, "Boot, in order")."""
+"""The initramfs's first line (docs/machines.md, "Boot sequence")."""
 
 
 class Prober:
@@ -59,7 +59,7 @@ class Prober:
             raise VmmFailed(reason)
 
     async def _try(self, binaries: Binaries, boot: BootFiles) -> str:
-        """Return the reason reason no guest runs; empty if one ran."""
+        """Return the reason why no guest runs; empty if one ran."""
         try:
             await self._boot(binaries, boot)
         except PolydevError as error:

@@ -41,7 +41,7 @@ _TCG_LIMIT_S = 120
 _MEMORY_MIB = 256
 _UNPRIVILEGED_UID = 65534
 _FIRST_LINE = "POLYDEV-BOOT "
-"""The initramfs's first line (docs/machines.md, "Boot, in order")."""
+"""The initramfs's first line (docs/machines.md, "Boot sequence")."""
 
 
 @dataclass(frozen=True, slots=True)
