@@ -19,7 +19,7 @@ class Hosts:
         self._observe = observe
         self._hosts: dict[HostId, Host] = {}
 
-    def of(self, host_id: HostId | None) -> Host:
+    def client(self, host_id: HostId | None) -> Host:
         """Get the client of a host. Raises HostUnreachable for an unknown one."""
         host = None if host_id is None else self._hosts.get(host_id)
         if host is None:
@@ -29,12 +29,12 @@ class Hosts:
             )
         return host
 
-    def every(self) -> Mapping[HostId, Host]:
-        """All current clients."""
+    def clients(self) -> Mapping[HostId, Host]:
+        """Return all current clients by host."""
         return MappingProxyType(dict(self._hosts))
 
-    async def become(self, sockets: Mapping[HostId, Path]) -> None:
-        """Replace the hosts by these, at these sockets."""
+    async def replace(self, sockets: Mapping[HostId, Path]) -> None:
+        """Replace the hosts; keep the clients of those that stay."""
         for host_id, host in list(self._hosts.items()):
             if sockets.get(host_id) != host.socket:
                 del self._hosts[host_id]
@@ -44,4 +44,4 @@ class Hosts:
 
     async def aclose(self) -> None:
         """Close all clients."""
-        await self.become({})
+        await self.replace({})

@@ -27,7 +27,7 @@ class OneHost:
         self.failures = failures
         self.entries_seen: list[int] = []
         """Number of audit entries at each attempt."""
-        self.hosts = SimpleNamespace(of=lambda _: self)
+        self.hosts = SimpleNamespace(client=lambda _: self)
 
     async def machine(self, vm_id: str) -> None:
         assert vm_id == VM

@@ -65,7 +65,7 @@ class AgentPool:
             if agent is not None:
                 self._stopping.add(agent)
             self._evict_if_full(machine.vm_id)
-            host = self._hosts.of(machine.host_id)
+            host = self._hosts.client(machine.host_id)
             agent = Agent(host, machine.vm_id, about, self._settings.chat_start_limit_s)
             agent.start(self._remove)
         self._agents[key] = agent

@@ -164,7 +164,7 @@ class OneShotTurns:
             raise NotConnected(f"You have no running CLI machine for {about.name}", hint=hint)
         cause = Actor.for_user(user_id, "chat", "a message to a CLI")
         must_resume = machine.status is not MachineState.RUNNING
-        host = self.hosts.of(machine.host_id)
+        host = self.hosts.client(machine.host_id)
         return OneShotTurn(
             host, about, machine.vm_id, prompt, self.resume_on_use, cause, must_resume
         )

@@ -110,6 +110,6 @@ async def _host_view(services: Services, machine: Machine) -> MachineView | None
     """Ask the host about the machine; None if it does not answer in time."""
     try:
         async with asyncio.timeout(_HOST_LIMIT_S):
-            return await services.hosts.of(machine.host_id).machine(VmId(machine.vm_id))
+            return await services.hosts.client(machine.host_id).machine(VmId(machine.vm_id))
     except (PolydevError, TimeoutError):
         return None

@@ -130,9 +130,9 @@ class AccountDeletion:
 
     async def _forget(self, machine: Machine) -> None:
         """Delete the machine's archived logs on its host, if it had one."""
-        if machine.host_id is None or machine.host_id not in self.machines.hosts.every():
+        if machine.host_id is None or machine.host_id not in self.machines.hosts.clients():
             return
-        host = self.machines.hosts.of(machine.host_id)
+        host = self.machines.hosts.client(machine.host_id)
         operation_id = f"forget-{machine.vm_id}-{uuid.uuid4().hex[:12]}"
         await host.run(operation_id, ForgetMachine(vm_id=machine.vm_id), _FORGET_S)
 

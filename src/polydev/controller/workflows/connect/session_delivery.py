@@ -67,4 +67,4 @@ class SessionDelivery:
 
     async def _delivery(self, vm_id: VmId) -> Delivery:
         machine = await self.machines.find(vm_id)
-        return Delivery(self.database, self.vault, self.machines.hosts.of(machine.host_id))
+        return Delivery(self.database, self.vault, self.machines.hosts.client(machine.host_id))

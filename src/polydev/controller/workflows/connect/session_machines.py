@@ -34,7 +34,7 @@ class SessionMachines:
         """Return a client of the service in the browser machine."""
         vm_id = vm_id_for(session_id, MachineKind.BROWSER)
         machine = await self.machines.find(vm_id)
-        host = self.machines.hosts.of(machine.host_id)
+        host = self.machines.hosts.client(machine.host_id)
         return BrowserService(host, vm_id, self.machines.token(vm_id))
 
     async def create(self, subject: str) -> None:

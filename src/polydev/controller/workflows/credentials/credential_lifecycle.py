@@ -259,7 +259,7 @@ class CredentialLifecycle:
         return None if machine is None or machine.status.is_gone else machine
 
     def _delivery(self, machine: Machine) -> Delivery:
-        return Delivery(self.database, self.vault, self.machines.hosts.of(machine.host_id))
+        return Delivery(self.database, self.vault, self.machines.hosts.client(machine.host_id))
 
 
 def _unknown(reason: str) -> Verdict:

@@ -88,7 +88,7 @@ async def _one(hosts: Hosts, machine: Machine, credential: Credential) -> Findin
 async def _asked(
     hosts: Hosts, cli: Provider, machine: Machine, credential: Credential
 ) -> Finding | None:
-    host, vm_id = hosts.of(machine.host_id), machine.vm_id
+    host, vm_id = hosts.client(machine.host_id), machine.vm_id
     by_key = " --api-key" if credential.kind is CredentialKind.API_KEY else ""
     again = f"Connect again: polydev connect {cli.id}{by_key}"
     path = cli.credential_path(credential.kind)

@@ -71,11 +71,11 @@ async def _at_hosts(hosts: Hosts) -> tuple[Mapping[str, MachineView], frozenset[
     async def ask(host_id: HostId) -> Sequence[MachineView] | None:
         try:
             async with asyncio.timeout(_LIMIT_S):
-                return await hosts.of(host_id).machines()
+                return await hosts.client(host_id).machines()
         except (PolydevError, TimeoutError):
             return None
 
-    names = list(hosts.every())
+    names = list(hosts.clients())
     answers = await asyncio.gather(*(ask(name) for name in names))
     silent = frozenset(name for name, seen in zip(names, answers, strict=True) if seen is None)
     return {view.vm_id: view for seen in answers for view in seen or ()}, silent

@@ -38,7 +38,7 @@ async def ask(database: Database, hosts: Hosts, settings: ControllerSettings) ->
 async def _one(hosts: Hosts, host: VmHost, unseen: timedelta) -> Sequence[Finding]:
     try:
         async with asyncio.timeout(_LIMIT_S):
-            client = hosts.of(host.host_id)
+            client = hosts.client(host.host_id)
             health = await client.health()
             findings = (await client.diagnosis()).findings
     except (PolydevError, TimeoutError) as error:

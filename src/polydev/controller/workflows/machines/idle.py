@@ -88,7 +88,7 @@ class IdlePolicy:
         async with self.database.read() as connection:
             machine = await machines.get(connection, vm_id, None)
         async with asyncio.timeout(_HOST_LIMIT_S):
-            usage = await self.machines.hosts.of(machine.host_id).usage(vm_id)
+            usage = await self.machines.hosts.client(machine.host_id).usage(vm_id)
         return is_idle(usage, max(since, now() - _MAX_WINDOW), self.machines.settings.hibernate_cpu)
 
 

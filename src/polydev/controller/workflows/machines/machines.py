@@ -134,7 +134,7 @@ class MachineOperations:
     async def view_on_host(self, machine: Machine) -> MachineView | None:
         """Get the host's view of a machine. None if the host does not have it."""
         try:
-            return await self.hosts.of(machine.host_id).machine(machine.vm_id)
+            return await self.hosts.client(machine.host_id).machine(machine.vm_id)
         except NoSuchMachine:
             return None
 
@@ -205,7 +205,7 @@ class MachineOperations:
         machine = await self.find(vm_id)
         operation = StopMachine(vm_id=vm_id)
         operation_id = f"stop-{vm_id}-{uuid.uuid4().hex[:12]}"  # idempotent in itself
-        host = self.hosts.of(machine.host_id)
+        host = self.hosts.client(machine.host_id)
         await host.run(operation_id, operation, self.settings.stop_limit_s)
         async with self.database.write() as connection:
             await machines.set_state(
@@ -220,7 +220,7 @@ class MachineOperations:
         machine = await self.find(vm_id)
         operation = HibernateMachine(vm_id=vm_id)
         operation_id = f"hibernate-{vm_id}-{uuid.uuid4().hex[:12]}"  # idempotent in itself
-        host = self.hosts.of(machine.host_id)
+        host = self.hosts.client(machine.host_id)
         view = await host.run(operation_id, operation, self.settings.hibernate_limit_s)
         async with self.database.write() as connection:
             size = 0 if view is None else view.memory_on_disk_bytes
@@ -256,7 +256,7 @@ class MachineOperations:
         """Destroy a machine on one host, whatever its row says."""
         operation = DestroyMachine(vm_id=vm_id)
         operation_id = f"destroy-{vm_id}-{uuid.uuid4().hex[:12]}"  # idempotent in itself
-        host = self.hosts.of(host_id)
+        host = self.hosts.client(host_id)
         await host.run(operation_id, operation, self.settings.destroy_limit_s)
 
     async def _with_room(self, vm_id: VmId) -> Machine:
@@ -326,7 +326,7 @@ class MachineOperations:
         A host stores an operation's failure under its id, so each retry has another id.
         """
         timeout_s = self.settings.machine_limit_s + ANSWER_GRACE_S
-        host = self.hosts.of(machine.host_id)
+        host = self.hosts.client(machine.host_id)
         for attempt in itertools.count(1):
             try:
                 return await host.run(f"{prefix}-{attempt}", operation, timeout_s)

@@ -52,8 +52,8 @@ class HostPoller:
         """Poll every host, and update the rows of those that answer."""
         async with self.database.read() as connection:
             known = await rows.list_all(connection)
-        await self.hosts.become({it.host_id: Path(it.socket) for it in known})
-        asked = self.hosts.every()
+        await self.hosts.replace({it.host_id: Path(it.socket) for it in known})
+        asked = self.hosts.clients()
         answers = await asyncio.gather(*(self._health(it, asked[it.host_id]) for it in known))
         heard = [(host_id, health) for host_id, health in answers if health is not None]
         if heard:

@@ -36,7 +36,7 @@ class OrphanCleanup:
 
     async def list_all(self) -> Seen:
         """List all machines of all hosts that answer."""
-        hosts = self.machines.hosts.every()
+        hosts = self.machines.hosts.clients()
         views = await asyncio.gather(*(_views(host_id, host) for host_id, host in hosts.items()))
         return {host_id: found for host_id, found in views if found is not None}
 
@@ -81,13 +81,13 @@ class OrphanCleanup:
 
     async def _is_still_there(self, host_id: HostId, vm_id: str) -> bool:
         try:
-            await self.machines.hosts.of(host_id).machine(vm_id)
+            await self.machines.hosts.client(host_id).machine(vm_id)
         except NoSuchMachine:
             return False
         return True
 
     async def _sweep(self, host_id: HostId) -> None:
-        swept = await self.machines.hosts.of(host_id).sweep()
+        swept = await self.machines.hosts.client(host_id).sweep()
         removed = _describe(swept)
         if not removed:
             return

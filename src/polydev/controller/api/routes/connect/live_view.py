@@ -139,7 +139,7 @@ async def _serve_view(
         with LIVE_VIEWS.acquire(caller):
             view = await fetch_view()
             if view.machine is not None:
-                host = services.hosts.of(view.machine.host_id)
+                host = services.hosts.client(view.machine.host_id)
                 async with host.tcp(view.machine.vm_id, VNC_PORT) as screen:
                     gone = _wait_until_gone(services, fetch_view)
                     await _relay(socket, screen, gone, permission_check(socket, Scope.CONNECT))

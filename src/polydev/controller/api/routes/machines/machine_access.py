@@ -26,7 +26,7 @@ async def get_own_machine(services: Services, user_id: UserId, vm_id: str) -> Ma
 
 async def get_own_host(services: Services, user_id: UserId, vm_id: str) -> Host:
     """Return the host of a user's machine. Raises NoSuchMachine, HostUnreachable."""
-    return services.hosts.of((await get_own_machine(services, user_id, vm_id)).host_id)
+    return services.hosts.client((await get_own_machine(services, user_id, vm_id)).host_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class MachineAccess:
         await get_own_machine(self.services, self.caller.user_id, self.vm_id)
         actor = Actor.for_caller(self.caller, self.reason)
         machine = await self.resume_on_use.ensure_running(actor, self.vm_id, waits)
-        return self.services.hosts.of(machine.host_id)
+        return self.services.hosts.client(machine.host_id)
 
     async def current_host(self) -> Host:
         """Return its host, whether the machine runs or not. Raises: NoSuchMachine."""

@@ -217,7 +217,7 @@ async def run_program(socket: WebSocket, vm_id: VmIdInPath, services: ServicesDe
 async def _get_host(services: Services, vm_id: str) -> Host:
     async with services.database.read() as connection:
         found = await machines.get(connection, VmId(vm_id), None)
-    return services.hosts.of(found.host_id)
+    return services.hosts.client(found.host_id)
 
 
 def _machine_fetcher(

@@ -82,7 +82,7 @@ async def get_machine_usage(
     There are no samples of pauses.
     """
     machine = await get_own_machine(services, caller.user_id, vm_id)
-    usage = await services.hosts.of(machine.host_id).usage(VmId(vm_id))
+    usage = await services.hosts.client(machine.host_id).usage(VmId(vm_id))
     return MachineUsage.of(machine, usage, last)
 
 

@@ -66,6 +66,6 @@ async def _can_read_store(services: Services) -> bool:
 
 async def _host_problem(services: Services) -> PolydevError | None:
     """Return the error of an unreachable host agent, if any."""
-    hosts = services.hosts.every().values()
+    hosts = services.hosts.clients().values()
     answers = await asyncio.gather(*(host.health() for host in hosts), return_exceptions=True)
     return next((it for it in answers if isinstance(it, PolydevError)), None)
