@@ -211,7 +211,7 @@ def test_ordinary_text_is_unchanged(lines: Lines) -> None:
 def test_machine_text_cannot_forge_a_line(lines: Lines) -> None:
     forged = "no\n12:00:00 INFO all is well\r\n\x1b[2J\x9b\x7f\u2028\u202e<3>yes"
     log.warning("it says %s", forged)
-    with context.about(machine=forged):
+    with context.bound(machine=forged):
         log.warning("so")
     reported = lines()
     assert reported.count("\n") == 2
@@ -228,13 +228,13 @@ def test_long_text_is_truncated(lines: Lines) -> None:
 
 
 async def test_context_reaches_tasks_and_threads(lines: Lines) -> None:
-    with context.about(session="s-1", user=None):
-        with context.about(machine="vm-1"):
+    with context.bound(session="s-1", user=None):
+        with context.bound(machine="vm-1"):
             await asyncio.gather(
                 asyncio.to_thread(log.info, "in a thread"),
                 asyncio.create_task(_log("in a task")),
             )
-        context.note(user="ann")
+        context.bind(user="ann")
         log.info("after")
     log.info("outside")
     reported = lines().splitlines()

@@ -97,7 +97,7 @@ class Operations:
         task.add_done_callback(lambda _: self._running.pop(operation_id, None))
 
     async def _run(self, entry: JournalEntry, operation: Operation) -> None:
-        with context.about(operation=entry.operation_id, machine=entry.vm_id):
+        with context.bound(operation=entry.operation_id, machine=entry.vm_id):
             await self._perform_and_record(entry, operation)
 
     async def _perform_and_record(self, entry: JournalEntry, operation: Operation) -> None:

@@ -132,7 +132,7 @@ class Host:
         within `timeout_s`. The operation goes on; the same id joins it.
         """
         ids = {"operation": operation_id, "machine": operation.vm_id}
-        with context.about(**ids), self._observe(operation.kind, ids):
+        with context.bound(**ids), self._observe(operation.kind, ids):
             return await self._run(operation_id, operation, timeout_s)
 
     async def _run(

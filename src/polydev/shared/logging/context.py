@@ -1,6 +1,6 @@
 """Log context: the ids of the session, machine, user and request at hand.
 
-`with about(session=...)` adds ids to every line that is logged in the block, including its tasks
+`with bound(session=...)` adds ids to every line that is logged in the block, including its tasks
 and threads. Ids only.
 """
 
@@ -11,25 +11,25 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 _NOTHING: Mapping[str, str] = {}
-_about: ContextVar[Mapping[str, str]] = ContextVar("polydev_log_context", default=_NOTHING)
+_ids: ContextVar[Mapping[str, str]] = ContextVar("polydev_log_context", default=_NOTHING)
 
 
 @contextmanager
-def about(**ids: str | None) -> Iterator[None]:
+def bound(**ids: str | None) -> Iterator[None]:
     """Add ids, such as `session` or `machine`, to every line of the block."""
-    before = _about.get()
-    _about.set({**before, **{name: value for name, value in ids.items() if value}})
+    before = _ids.get()
+    _ids.set({**before, **{name: value for name, value in ids.items() if value}})
     try:
         yield
     finally:
-        _about.set(before)
+        _ids.set(before)
 
 
-def note(**ids: str) -> None:
-    """Add ids for the rest of the current block."""
-    _about.set({**_about.get(), **ids})
+def bind(**ids: str) -> None:
+    """Add ids to every line of the rest of the current block."""
+    _ids.set({**_ids.get(), **ids})
 
 
 def current() -> Mapping[str, str]:
     """Ids of the current context."""
-    return _about.get()
+    return _ids.get()

@@ -44,7 +44,7 @@ class RequestMetrics:
                 MutableHeaders(scope=message)[REQUEST_ID] = request.id
             await send(message)
 
-        with context.about(request=request.id), traces.span("request") as span:
+        with context.bound(request=request.id), traces.span("request") as span:
             try:
                 await self._app(scope, receive, send_with_id)
             finally:

@@ -96,7 +96,7 @@ def get_request_info(connection: HTTPConnection) -> RequestInfo:
 async def authenticate(connection: HTTPConnection) -> Caller:
     """Return the caller. Raises NotSignedIn, NotAllowed."""
     caller = await get_services(connection).access.authenticate(get_request_info(connection))
-    context.note(user=caller.user_id)
+    context.bind(user=caller.user_id)
     return caller
 
 

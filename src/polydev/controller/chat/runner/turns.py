@@ -76,7 +76,7 @@ class ClaimedTurn:
             "Polydev was stopped during this turn", hint="Send your message again"
         )
         reason = TurnEnd.INTERRUPTED
-        with context.about(user=self.chat.user_id):
+        with context.bound(user=self.chat.user_id):
             flushing = asyncio.create_task(self._flush_forever())
             try:
                 reason, error = await self._outcome()

@@ -96,7 +96,7 @@ class Saga:
         """Run the saga to its end. Errors of steps are recorded, not raised."""
         subject_id = subject.partition("/")[0]
         ids = {_SUBJECT_KINDS.get(self.name, "subject"): subject_id, "workflow": self.name}
-        with context.about(**ids), traces.span(self.name, trace=subject, **ids):
+        with context.bound(**ids), traces.span(self.name, trace=subject, **ids):
             await self._run(engine, subject)
 
     async def _run(self, engine: Engine, subject: str) -> None:
