@@ -61,13 +61,13 @@ async def examine(*, outside: bool = False) -> list[Finding]:
     logging.getLogger("polydev").setLevel(logging.CRITICAL)  # findings say it once
     parts = [
         _limited("this machine", this_machine.check()),
-        _limited("polydev", processes.instance(settings)),
-        _limited("port", processes.port(client)),
-        _limited("host agent", processes.host(settings)),
-        _limited("controller", controller_side.ask(client), _CONTROLLER_LIMIT_S),
+        _limited("polydev", processes.check_instance(settings)),
+        _limited("port", processes.check_port(client)),
+        _limited("host agent", processes.check_host_agent(settings)),
+        _limited("controller", controller_side.check(client), _CONTROLLER_LIMIT_S),
     ]
     if outside:
-        parts.insert(-1, _limited("network", network.reach(settings)))
+        parts.insert(-1, _limited("network", network.check(settings)))
     found = await asyncio.gather(*parts)
     here = [finding for part in found[:-1] for finding in part]
     from_controller = (

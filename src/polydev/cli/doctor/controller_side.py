@@ -20,7 +20,7 @@ from polydev.shared.errors import ControllerUnreachable, NotSignedIn, PolydevErr
 _LIMIT_S = 10.0
 
 
-async def ask(client: ClientSettings) -> Sequence[Finding]:
+async def check(client: ClientSettings) -> Sequence[Finding]:
     """Get the controller's findings, or the public ones if it refuses."""
     try:
         async with open_client() as api:

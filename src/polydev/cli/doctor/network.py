@@ -11,7 +11,7 @@ from polydev.shared.domain import Finding
 from polydev.shared.errors import PolydevError
 
 
-async def reach(settings: HostSettings) -> Sequence[Finding]:
+async def check(settings: HostSettings) -> Sequence[Finding]:
     """Check the resolvers with open egress, or the proxy; nothing without egress."""
     plan = NetworkConfig.from_settings(settings)
     try:

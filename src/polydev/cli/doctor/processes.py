@@ -24,7 +24,7 @@ from polydev.shared.host_client import Host, local_agent
 _AGENT_LIMIT_S = 15.0
 
 
-async def instance(settings: HostSettings) -> Sequence[Finding]:
+async def check_instance(settings: HostSettings) -> Sequence[Finding]:
     """Check that `polydev up` or systemd runs Polydev. Raises PermissionError."""
     pid = Instance(settings.state_dir).pid()
     if pid is not None:
@@ -44,7 +44,7 @@ def _units() -> tuple[bool, str, str]:
     return False, message, "Start them with `polydev host setup`; see `journalctl -u` for details"
 
 
-async def port(client: ClientSettings) -> Sequence[Finding]:
+async def check_port(client: ClientSettings) -> Sequence[Finding]:
     """Check that the controller listens on its port."""
     owners = client.owners
     if owners is None:
@@ -61,7 +61,7 @@ async def port(client: ClientSettings) -> Sequence[Finding]:
     return [Finding("port", True, f"{found[0].name} listens on {client.port}")]
 
 
-async def host(settings: HostSettings) -> Sequence[Finding]:
+async def check_host_agent(settings: HostSettings) -> Sequence[Finding]:
     """Get the host agent's findings; without the agent, check what is possible."""
     try:
         client = Host(settings.host_socket, timeout_s=_AGENT_LIMIT_S)

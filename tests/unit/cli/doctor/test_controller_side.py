@@ -43,7 +43,7 @@ async def test_refused_token_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> No
     async with refusing_controller() as url:
         monkeypatch.setenv("POLYDEV_URL", url)
         monkeypatch.setenv("POLYDEV_TOKEN", "expired")
-        [finding] = await controller_side.ask(read(ClientSettings))
+        [finding] = await controller_side.check(read(ClientSettings))
     assert (finding.name, finding.ok) == ("controller", False)
     assert (finding.message, finding.hint) == ("Invalid or expired token", "Sign in")
 
@@ -55,6 +55,6 @@ async def test_unreadable_token_is_not_a_failure(
     async with refusing_controller() as url:
         monkeypatch.setenv("POLYDEV_URL", url)
         monkeypatch.setenv("POLYDEV_STATE_DIR", str(tmp_path))
-        [finding] = await controller_side.ask(read(ClientSettings))
+        [finding] = await controller_side.check(read(ClientSettings))
     assert (finding.name, finding.ok) == ("controller", None)
     assert finding.message.startswith("Cannot read the administrator's token")

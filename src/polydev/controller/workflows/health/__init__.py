@@ -35,13 +35,13 @@ class HealthChecks:
     async def run(self, user: UserId | None = None) -> list[Finding]:
         """Run all checks; for a user, only those of their own resources."""
         parts = [
-            _limited("machines", machines.compare(self.database, self.hosts, user)),
-            _limited("logins", clis.ask(self.database, self.hosts, user), clis.ALL_S),
+            _limited("machines", machines.check(self.database, self.hosts, user)),
+            _limited("logins", clis.check(self.database, self.hosts, user), clis.ALL_S),
         ]
         if user is None:
             parts += [
-                _limited("database", databases.look(self.database)),
-                _limited("hosts", vm_hosts.ask(self.database, self.hosts, self.settings)),
+                _limited("database", databases.check(self.database)),
+                _limited("hosts", vm_hosts.check(self.database, self.hosts, self.settings)),
             ]
         found = await asyncio.gather(*parts)
         first = [Finding("controller", True, f"Version {__version__} answers")]

@@ -32,7 +32,7 @@ ALL_S = _LIMIT_S + 5
 """Time limit for all CLIs together. It exceeds that of one, so a silent CLI is named."""
 
 
-async def ask(database: Database, hosts: Hosts, user: UserId | None) -> Sequence[Finding]:
+async def check(database: Database, hosts: Hosts, user: UserId | None) -> Sequence[Finding]:
     """Ask each CLI with a credential whether it is logged in."""
     logins = await _logins(database, user)
     turns = asyncio.Semaphore(_AT_ONCE)

@@ -14,7 +14,7 @@ from polydev.shared.hints import Hint
 _LIMIT_S = 5.0
 
 
-async def look(database: Database) -> Sequence[Finding]:
+async def check(database: Database) -> Sequence[Finding]:
     """Check reads, writes and the schema. Raises DatabaseUnavailable."""
     wrong = [it for it in (await _read(database), await _written(database)) if it is not None]
     if wrong:

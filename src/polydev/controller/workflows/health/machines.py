@@ -36,7 +36,7 @@ class _Rows:
     """Sessions that have not ended."""
 
 
-async def compare(database: Database, hosts: Hosts, user: UserId | None) -> Sequence[Finding]:
+async def check(database: Database, hosts: Hosts, user: UserId | None) -> Sequence[Finding]:
     """Compare rows with hosts, for all machines or those of one user."""
     rows = await _rows(database, user)
     there, silent = await _at_hosts(hosts)

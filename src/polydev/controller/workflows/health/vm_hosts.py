@@ -19,7 +19,9 @@ _LIMIT_S = 15.0
 _LOOK = "Start the agent on that host (`polydev up`); its log is logs/hostd.log there"
 
 
-async def ask(database: Database, hosts: Hosts, settings: ControllerSettings) -> Sequence[Finding]:
+async def check(
+    database: Database, hosts: Hosts, settings: ControllerSettings
+) -> Sequence[Finding]:
     """Collect the findings of each host, and report hosts that do not answer."""
     async with database.read() as connection:
         known = await rows.list_all(connection)
