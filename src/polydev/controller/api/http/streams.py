@@ -215,7 +215,7 @@ async def _to_program(socket: WebSocket, process: GuestProcess, activity: Activi
         message = await socket.receive()
         if message["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(message.get("code", 1000))
-        await activity.show()
+        await activity.record()
         if (data := message.get("bytes")) is not None:
             await (process.write(data) if data else process.write_eof())
         elif (text := message.get("text")) is not None:

@@ -78,7 +78,7 @@ class KeyRotation:
         """Register the workflow with the engine, before its start."""
         self.engine.register(ROTATE, self._run)
 
-    async def every(self) -> list[KeyState]:
+    async def list_keys(self) -> list[KeyState]:
         """List the keys, newest first, with their use."""
         async with self.database.read() as connection:
             known, uses = (

@@ -31,7 +31,7 @@ RESUMING_NOTICE = "Its machine is resuming"
 """Notice for a user who waits for a resume."""
 
 _LONGEST_PERIOD_S = 60.0
-_NOTES_EACH_IDLE_TIME = 4
+_RECORDS_PER_IDLE_TIME = 4
 _BREATH_S = 0.05
 """Every commit wakes all waiters."""
 
@@ -48,7 +48,7 @@ class ResumeOnUse:
     def period_s(self) -> float:
         """Interval at which continued use is recorded."""
         idle_s = self.settings.hibernate_idle_s
-        return min(_LONGEST_PERIOD_S, idle_s / _NOTES_EACH_IDLE_TIME or _LONGEST_PERIOD_S)
+        return min(_LONGEST_PERIOD_S, idle_s / _RECORDS_PER_IDLE_TIME or _LONGEST_PERIOD_S)
 
     @property
     def limit_s(self) -> float:
@@ -72,7 +72,7 @@ class ResumeOnUse:
             async with asyncio.timeout(self.limit_s):
                 while True:
                     change = self.database.next_change()
-                    machine = await self._used(cause, vm_id)
+                    machine = await self._read_and_record_use(cause, vm_id)
                     if machine.status is MachineState.RUNNING:
                         return machine
                     _require_usable(machine, asked=asked)
@@ -80,7 +80,7 @@ class ResumeOnUse:
                         notify_once()
                     if machine.status is MachineState.HIBERNATED:
                         _require_not_tried(machine, asked=asked)
-                        asked = await self._asked(cause, vm_id) or asked
+                        asked = await self._start_resume(cause, vm_id) or asked
                         continue
                     await change.wait()
                     await asyncio.sleep(_BREATH_S)
@@ -93,25 +93,25 @@ class ResumeOnUse:
     @asynccontextmanager
     async def keep_in_use(self, vm_id: VmId) -> AsyncIterator[None]:
         """Keep a running machine from hibernation while the block runs."""
-        recording = asyncio.create_task(self._note_again_and_again(vm_id))
+        recording = asyncio.create_task(self._record_use_regularly(vm_id))
         try:
             yield
         finally:
             recording.cancel()
             await asyncio.gather(recording, return_exceptions=True)
-            await self.note(vm_id)
+            await self.record_use(vm_id)
 
     def activity_recorder(self, vm_id: VmId) -> ActivityRecorder:
-        """Return a recorder for use that shows in single actions, such as typing."""
+        """Return a recorder of single actions, such as typing."""
         return ActivityRecorder(self, vm_id)
 
-    async def note(self, vm_id: VmId) -> None:
+    async def record_use(self, vm_id: VmId) -> None:
         """Record that a machine is in use now."""
         with suppress(PolydevError):  # recorded again soon
             async with self.database.write() as connection:
                 await hibernation.set_used(connection, vm_id, now())
 
-    async def _used(self, cause: Actor, vm_id: VmId) -> Machine:
+    async def _read_and_record_use(self, cause: Actor, vm_id: VmId) -> Machine:
         """Read a machine's row; record the use of a running one, if due."""
         async with self.database.read() as connection:
             machine = await machines.get(connection, vm_id, cause.owner_filter)
@@ -125,7 +125,7 @@ class ResumeOnUse:
                     return await machines.get(connection, vm_id, cause.owner_filter)
         return machine
 
-    async def _asked(self, cause: Actor, vm_id: VmId) -> bool:
+    async def _start_resume(self, cause: Actor, vm_id: VmId) -> bool:
         """Start the resume. False if another command came first."""
         try:
             await self.commands.start(cause, vm_id)
@@ -133,10 +133,10 @@ class ResumeOnUse:
             return False
         return True
 
-    async def _note_again_and_again(self, vm_id: VmId) -> None:
+    async def _record_use_regularly(self, vm_id: VmId) -> None:
         while True:
             await asyncio.sleep(self.period_s)
-            await self.note(vm_id)
+            await self.record_use(vm_id)
 
 
 class ActivityRecorder:
@@ -145,14 +145,14 @@ class ActivityRecorder:
     def __init__(self, resume_on_use: ResumeOnUse, vm_id: VmId) -> None:
         self._resume_on_use = resume_on_use
         self._vm_id = vm_id
-        self._noted_at: float | None = None
+        self._recorded_at: float | None = None
 
-    async def show(self) -> None:
+    async def record(self) -> None:
         """Record an action of the user."""
         at = asyncio.get_running_loop().time()
-        if self._noted_at is None or at - self._noted_at > self._resume_on_use.period_s:
-            self._noted_at = at
-            await self._resume_on_use.note(self._vm_id)
+        if self._recorded_at is None or at - self._recorded_at > self._resume_on_use.period_s:
+            self._recorded_at = at
+            await self._resume_on_use.record_use(self._vm_id)
 
 
 class _Once:

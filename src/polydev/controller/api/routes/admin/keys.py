@@ -74,7 +74,7 @@ class RotationView(BaseModel):
 @router.get("", responses=problem_responses())
 async def list_keys(caller: AdminCaller, services: ServicesDep) -> list[KeyView]:
     """List the encryption keys and how much each one seals."""
-    return [KeyView.of(state) for state in await services.key_rotation.every()]
+    return [KeyView.of(state) for state in await services.key_rotation.list_keys()]
 
 
 @router.post("/rotate", status_code=202, responses=problem_responses())

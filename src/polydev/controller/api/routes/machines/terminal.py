@@ -243,7 +243,7 @@ async def _to_program(socket: WebSocket, process: GuestProcess, activity: Activi
             raise WebSocketDisconnect(message.get("code", 1000))
         if data := message.get("bytes"):
             if not _EMULATOR_REPLIES.fullmatch(data):
-                await activity.show()
+                await activity.record()
             await process.write(data)
         elif (text := message.get("text")) is not None:
             await process.resize(*_Resize.model_validate_json(text).resize)
