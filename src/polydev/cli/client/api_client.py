@@ -60,7 +60,7 @@ class ClientSettings(CommonSettings):
     @property
     def owners(self) -> Owners | None:
         """Users that may own the controller's socket; None if `POLYDEV_URL` is set."""
-        return None if self.url else Owners.of(self.state_dir, self.user)
+        return None if self.url else Owners.for_instance(self.state_dir, self.user)
 
     def token(self) -> str:
         """Return the user's or the administrator's token. Raises an error if there is none."""

@@ -55,7 +55,7 @@ class Owners:
     uids: frozenset[int]
 
     @classmethod
-    def of(cls, state_dir: Path, user: str) -> Owners:
+    def for_instance(cls, state_dir: Path, user: str) -> Owners:
         """Allow root, the current user and the controller's user.
 
         The controller's user owns its folder; without a folder, it is `user`.

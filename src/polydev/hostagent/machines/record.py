@@ -108,7 +108,7 @@ class MachineFolder:
         self._remove_but(self.record)
         shutil.rmtree(self.path)
 
-    def become(self, record: MachineRecord) -> None:
+    def replace_folder_of(self, record: MachineRecord) -> None:
         """Replace the folder of the record's machine with this one; only its token stays.
 
         If the agent is killed here, the next one removes both: machines that are being created, one

@@ -213,7 +213,7 @@ class StandbyClones:
             renamed = clone.updated(
                 vm_id=record.vm_id, labels=record.labels, created_at=record.created_at
             )
-            await run_in_thread_shielded(it.prepared.folder.become, renamed)
+            await run_in_thread_shielded(it.prepared.folder.replace_folder_of, renamed)
             folder = self._host.folder(renamed.vm_id)
             machine = RunningMachine(folder, it.machine.vmm, it.machine.channel)
             self._registry.remove(it.vm_id)

@@ -165,11 +165,11 @@ async def test_ipv6_socket_with_ipv4_is_found() -> None:
 
 
 def test_the_owner_of_the_controllers_folder_is_its_user(tmp_path: Path) -> None:
-    assert Owners.of(tmp_path, "nobody").uids == {0, OTHER_USER}
-    assert Owners.of(tmp_path, "no-such-user").uids == {0}
+    assert Owners.for_instance(tmp_path, "nobody").uids == {0, OTHER_USER}
+    assert Owners.for_instance(tmp_path, "no-such-user").uids == {0}
     (tmp_path / "controller").mkdir()
     os.chown(tmp_path / "controller", ANOTHER, ANOTHER)
-    assert Owners.of(tmp_path, "nobody").uids == {0, ANOTHER}
+    assert Owners.for_instance(tmp_path, "nobody").uids == {0, ANOTHER}
 
 
 def test_user_without_a_name_is_shown_by_uid() -> None:

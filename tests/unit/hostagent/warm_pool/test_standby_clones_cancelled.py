@@ -213,7 +213,7 @@ def test_failed_folder_rename_keeps_the_other_folder(
 
     monkeypatch.setattr(Path, "rename", rename)
     with pytest.raises(OSError, match="no more"):
-        old.become(_record("vm-new"))
+        old.replace_folder_of(_record("vm-new"))
     assert new.read_token() == "its own"
     assert new.read() == _record("vm-new")
 
