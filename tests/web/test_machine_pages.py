@@ -55,6 +55,10 @@ async def test_machine_is_created_stopped_started_and_deleted(
         await visit.assert_accessible()
         vm_id = await create_machine(visit)
         await expect(page.locator('[data-log="console"] pre')).to_contain_text("POLYDEV-READY")
+        id_middle, icon_middle = await page.locator("#vm-id, [data-copy=vm-id] svg").evaluate_all(
+            "all => all.map(it => it.getBoundingClientRect()).map(it => (it.top + it.bottom) / 2)"
+        )
+        assert abs(id_middle - icon_middle) <= 2
         chart = page.locator('[data-chart="memory"]')
         await expect(chart.locator("[data-now]")).to_have_text(
             re.compile(r"^[\d.]+ \w+ of [\d.]+ [MG]iB$"), timeout=40_000
