@@ -145,7 +145,7 @@ class QuotaExceeded(Refused):
 
 
 class TooManyRequests(Refused):
-    """Rate limit reached; `retry_after_s` says when to retry."""
+    """A rate limit is reached; `Retry-After` says when to retry."""
 
     http_status = 429
 
@@ -271,7 +271,7 @@ class HostInUse(Conflict):
 
 
 class KeyInUse(Conflict):
-    """The encryption key still encrypts something, or is about to."""
+    """The encryption key is in use, or a controller may still use it."""
 
 
 class ChatBusy(Conflict):
@@ -347,7 +347,7 @@ class LoginFailed(Failed):
 
 
 class LoginExpired(Failed):
-    """The user did not log in in time."""
+    """The user did not complete the login in time."""
 
 
 class LoginCancelled(Failed):
@@ -375,7 +375,7 @@ class ChatFailed(Failed):
 
 
 class HostLost(Failed):
-    """A host has not answered for so long that its machines are given up."""
+    """A host has not answered for so long that its machines count as lost."""
 
 
 class StepTimedOut(Failed):

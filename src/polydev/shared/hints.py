@@ -1,7 +1,7 @@
 """Hints that name commands, settings or API calls, for users of any interface.
 
-Errors deep inside know what is wrong, but not how users control Polydev. They pick a member and
-fill in its placeholders; its wording is decided here.
+Code that raises an error knows what is wrong, but not how users control Polydev. It picks a member
+and fills in the placeholders; the wording is decided here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Hint(StrEnum):
 
     # Accounts and sign-in
     RESET_PASSWORD = "Run `polydev user password` on the controller's machine"  # noqa: S105
-    SIGN_IN_CALL = "POST /api/account/sign-in"
+    SIGN_IN_CALL = "Sign in with POST /api/account/sign-in"
     GET_CSRF_TOKEN = "Get it from GET /api/account; in scripts, use an API token instead"  # noqa: S105
     LIST_API_TOKENS = "List yours with GET /api/account/tokens"
     LIST_SIGN_INS = "List yours with GET /api/account/sign-ins"

@@ -26,7 +26,7 @@ _INSTRUCTION = re.compile(
     re.MULTILINE,
 )
 
-PLAN = ("Read what is there", "Change what is wrong", "Check the change")
+PLAN = ("Read the files", "Fix the problem", "Check the change")
 MARKDOWN = """# A heading
 
 Some **bold** words, `code`, a [link](https://example.test/page) and a list:

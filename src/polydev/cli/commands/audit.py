@@ -30,7 +30,7 @@ async def audit(
     about: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[NAME=VALUE]...",
+            metavar="NAME=VALUE",
             help="Filter by `actor=`, `owner=` or `subject=` (ids) or by `action=machine.destroy`. "
             "`action=machine.` matches every action on machines.",
         ),

@@ -80,9 +80,9 @@ async def revoke(which: Which, yes: Yes = False, as_json: JsonFlag = False) -> N
         found = await _resolve(api, which)
         name = f"{found['provider']} ({found['credentialId']})"
         await require_confirmation(
-            f"Forget the credential of {name}, here and in its machine?", yes=yes
+            f"Revoke the credential of {name}, here and in its machine?", yes=yes
         )
-        async with terminal.step(f"Forgetting {name}"):
+        async with terminal.step(f"Revoking {name}"):
             await api.post(f"{_PATH}/{found['credentialId']}/revoke")
             await _until_gone(api, found["credentialId"])
     if as_json:

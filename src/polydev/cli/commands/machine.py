@@ -83,7 +83,7 @@ async def execute(
     which: Which,
     argv: Annotated[
         list[str],
-        typer.Argument(metavar="PROGRAM...", help="Program and its arguments, after `--`."),
+        typer.Argument(metavar="PROGRAM", help="Program and its arguments, after `--`."),
     ],
     pty: Annotated[
         bool, typer.Option("--tty", "-t", help="Allocate a terminal, for shells and editors.")

@@ -95,7 +95,7 @@ async def role(
 async def password(who: Who, as_json: JsonFlag = False) -> None:
     """Reset a user's password and print the new one.
 
-    Example: `polydev user password admin@localhost`, the account of whoever runs Polydev.
+    Example: `polydev user password admin@localhost`, for the local administrator.
     """
     terminal = Terminal(as_json=as_json)
     async with open_client() as api:

@@ -1,7 +1,7 @@
 """Polydev instance of a state folder: its lock, its pid and how to stop it.
 
 `up` holds the lock for as long as it runs. The lock, not the pid, shows that it runs, because a
-lock cannot become stale. Only root may read the file: whoever can read it could lock it too.
+lock cannot become stale. Only root may read the file: a process that can read it could lock it.
 """
 
 from __future__ import annotations

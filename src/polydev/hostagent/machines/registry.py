@@ -1,7 +1,7 @@
 """The machines of this host: their records, their VMMs, their locks.
 
-The registry saves a record to disk before it counts, and watches each VMM until it ends. It starts,
-ends and removes nothing by itself.
+The registry saves a record to disk before it takes effect, and watches each VMM until it ends. It
+starts, ends and removes nothing itself.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class VmmSession(ABC):
     async def abort_start(self, error: BaseException) -> None:
         """Kill a process whose start failed with `error`, which the caller re-raises.
 
-        Raises: VmmFailed with the process's last output instead, if it had ended by itself.
+        Raises: VmmFailed with the process's last output instead, if it had already ended.
         """
         try:
             if isinstance(error, VmmFailed) and self._end is not None:

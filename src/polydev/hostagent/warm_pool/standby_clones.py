@@ -44,7 +44,7 @@ class _StandbyClone:
     priority: Priority
     renaming: guest_scripts.Script
     end: asyncio.Task[ExitReport]
-    """Finishes if the VMM ends by itself."""
+    """Finishes if the VMM ends unexpectedly."""
 
     @property
     def vm_id(self) -> str:

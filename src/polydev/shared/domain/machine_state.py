@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class MachineState(StrEnum):
-    """A machine's place in its life.
+    """Lifecycle state of a machine.
 
     `is_up`, `is_stopped`, `is_hibernated` and `is_gone` include the way into that state.
     """

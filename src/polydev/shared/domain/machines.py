@@ -60,7 +60,7 @@ class Usage:
 
 
 class WokeHow(StrEnum):
-    """The way in which a hibernated machine came back."""
+    """Source of a machine's state when it resumed: saved memory or disk."""
 
     RESUMED = "resumed"
     """From its saved memory."""

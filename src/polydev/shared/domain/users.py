@@ -30,7 +30,7 @@ class Scope(StrEnum):
     ACCOUNT = "account"
     """Change the password, create tokens, delete the account."""
     ADMIN = "admin"
-    """Manage hosts, users and everybody's machines. Administrators only."""
+    """Manage hosts, users and all machines. Administrators only."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ def same_login(one: bytes, other: bytes) -> bool:
 
 
 def same_account(provider: Provider, known: bytes, other: bytes) -> bool:
-    """Check that `other` is of the account that `known` names, if any."""
+    """Check that `other` belongs to the account that `known` names, if any."""
     ours, theirs = _parsed(known), _parsed(other)
     ids = [(value_at(ours, it), value_at(theirs, it)) for it in provider.credentials.account]
     return all(known_id in (None, other_id) for known_id, other_id in ids)

@@ -1,7 +1,7 @@
 """The fake providers' certificate authority and server certificate.
 
-The CA's key is discarded after it has signed the server's certificate, so that nobody can issue
-further certificates that a machine with this CA would trust.
+The CA's key is discarded after it has signed the server's certificate, so that no further
+certificates can be issued that a machine with this CA would trust.
 """
 
 import datetime

@@ -46,7 +46,7 @@ LABELS = {
 FAKE_ACCOUNT = "ada@example.test, password analytical-engine"
 """Account of the fake providers (docs/fake-providers.md)."""
 
-QUESTION = "Say hello to whoever reads this, in one sentence."
+QUESTION = "Say hello in one sentence."
 
 
 @dataclass(frozen=True, slots=True)

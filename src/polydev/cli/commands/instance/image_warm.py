@@ -1,7 +1,7 @@
 """`polydev image warm`: create the template of warm browser machines.
 
-The host agent creates it by itself after the first login. This command makes the first login fast,
-and serves tests and benchmarks.
+The host agent creates it automatically after the first login. This command makes the first login
+fast, too; tests and benchmarks use it.
 """
 
 from __future__ import annotations

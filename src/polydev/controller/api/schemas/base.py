@@ -59,7 +59,7 @@ class ErrorView(ResponseModel):
     """Why something failed."""
 
     code: str = Field(examples=["login-expired"], description="Stable error code")
-    message: str = Field(examples=["Nobody logged in within the time allowed"])
+    message: str = Field(examples=["The login was not completed in time"])
 
     @classmethod
     def of(cls, code: str | None, message: str | None) -> ErrorView | None:

@@ -1,7 +1,7 @@
 """Pool of this controller's agents: one for each CLI in a machine, while its chats are used.
 
 Turns lease agents. An agent without leases stops after a while, since it uses its machine's
-memory; it stops at once if another CLI needs its place.
+memory; it stops immediately if another CLI needs its place.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class AgentPool:
 
     @asynccontextmanager
     async def lease(self, machine: Machine, about: Provider) -> AsyncIterator[Agent]:
-        """Hold the CLI's agent in a machine; the pool does not stop it meanwhile.
+        """Hold the CLI's agent in a machine, and prevent the pool from stopping it.
 
         Raises: NoCapacity; HostUnreachable, ChannelLost, ChatFailed if it does not start.
         """

@@ -1,7 +1,7 @@
 """Run one claimed turn: prompt the CLI's agent and write what it reports.
 
-A turn ends by itself, or is stopped: by its user, by a limit, or because the chat was deleted. Then
-the agent is asked to cancel, and stopped if it does not.
+A turn ends when its agent has finished, or is stopped: by its user, by a limit, or because the
+chat was deleted. To stop a turn, the agent is asked to cancel it, and is ended if it does not.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Deletion of an account with all of its resources.
 
-The request marks the user's row, and nobody can sign in as that user from then on. The workflow
-deletes resources elsewhere first and the rows last, so an interrupted deletion can always continue.
+The request marks the user's row, which blocks all sign-ins as that user. The workflow deletes
+resources elsewhere first and the rows last, so an interrupted deletion can always continue.
 
     cancel-sessions    cancel all connect sessions, and wait until their workflows have undone them
     destroy-machines   destroy machines on all hosts, with their disks and archived logs

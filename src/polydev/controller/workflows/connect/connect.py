@@ -247,7 +247,7 @@ class Connect:
                 await (await self._watch(session)).wait_until_done()
         except TimeoutError:
             raise LoginExpired(
-                "Nobody logged in before the deadline", hint="Connect again when you are ready"
+                "The login was not completed in time", hint="Connect again when you are ready"
             ) from None
 
     async def _capture(self, subject: str) -> None:

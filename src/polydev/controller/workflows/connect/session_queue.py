@@ -6,9 +6,9 @@ session, or runs its workflow. A waiting session costs an event and a dictionary
 poll the database.
 
 Order: users with the fewest running machines first, then the longest wait. Sessions that have
-waited for `_PATIENCE_S` come before all others. If the first session does not fit, nobody overtakes
-it, so large ones do not starve. If it needs one certain host, which has its CLI machine's disk, it
-blocks only that host.
+waited for `_PATIENCE_S` come before all others. If the first session does not fit, no other
+overtakes it, so large ones do not starve. If it needs one certain host, which has its CLI machine's
+disk, it blocks only that host.
 
 The number of sessions that run at once is limited, except those that wait for their user: machines
 that boot at the same time are ready later than machines that boot one after the other.

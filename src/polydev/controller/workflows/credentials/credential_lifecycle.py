@@ -5,7 +5,7 @@ the machine's credentials into the vault, if they are of the same account. The m
 hostile: its data is limited in size, checked against the provider's schema, and can change only its
 own user's credential.
 
-Revocation deletes the sealed content at once. A workflow then removes the files from the CLI
+Revocation deletes the sealed content immediately. A workflow then removes the files from the CLI
 machine, however long its host is unreachable, and deletes the row last.
 """
 
@@ -121,7 +121,7 @@ class CredentialLifecycle:
         return provider(row.provider), row.kind, await self.vault.open(row)
 
     async def revoke(self, caller: Caller, credential_id: CredentialId) -> Credential:
-        """Revoke a credential: delete it here at once, and in its CLI machine soon.
+        """Revoke a credential: delete it here now, and in its CLI machine in the background.
 
         The caller does not wait: the row is deleted once the machine is clean. Raises
         NoSuchCredential.

@@ -1,9 +1,9 @@
 """Rotation of ENCRYPTION_KEY: reseal everything with the current key, during operation.
 
 The workflow's subject names the target key, so every controller that runs it uses the same key.
-Each row is opened with the key that it names, resealed, and written back unless it has changed
-meanwhile. So every row can be opened at any moment, an interrupted rotation continues, and a second
-one finds nothing to do. See docs/operating.md.
+Each row is opened with the key that it names, resealed, and written back unless it was changed
+concurrently. So every row can be opened at any moment, an interrupted rotation continues, and a
+second one finds nothing to do. See docs/operating.md.
 """
 
 from __future__ import annotations

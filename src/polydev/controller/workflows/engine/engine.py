@@ -9,8 +9,8 @@ Several engines may share one store. Each is an *executor* and owns the workflow
 and for an executor that is still alive: DBOS requeues a workflow only while that executor owns it,
 and a run that has lost its workflow cannot write to the store.
 
-The store holds ids and plain values, as JSON. DBOS would use pickle, which lets anybody who can
-write the file run code here. Errors are stored as code, message and hint. Never pass a secret to a
+The store holds ids and plain values, as JSON. DBOS would use pickle, which lets every writer
+of the file run code here. Errors are stored as code, message and hint. Never pass a secret to a
 workflow, return one from a step or raise one in it.
 
 Pitfalls of DBOS that this module hides:

@@ -142,8 +142,8 @@ class FailoverMonitor:
     async def run_once(self) -> None:
         """Check once. One of the live controllers claims a dead one's workflows.
 
-        If it dies meanwhile, another one repeats the takeover once the claim has expired. If two
-        do it at once after all, the engine requeues each workflow only once.
+        If it dies before the end, another one repeats the takeover once the claim has expired. If
+        two take over concurrently, the engine requeues each workflow only once.
         """
         # Executors first: a new executor has its lease before its first workflow.
         busy = await self.engine.list_executors()

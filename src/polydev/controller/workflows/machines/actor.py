@@ -1,4 +1,4 @@
-"""The actor of a machine command: who, why, and whose machines it may change.
+"""The actor of a machine command: originator, reason, and the user it is limited to.
 
 The API builds one from its caller, chats from the turn's user, and the idle policy for itself.
 """

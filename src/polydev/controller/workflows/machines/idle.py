@@ -1,10 +1,10 @@
 """The idle policy: hibernate unused CLI machines.
 
 Only the oldest live controller runs it. A machine is unused if no chat turn is queued or running in
-it, no login uses it, and for the whole idle time nobody has typed in its terminals, run programs in
-it or browsed its files (`resume_on_use.py` records that). Its host must also have seen almost no
-processor use in any minute of that time. An idle chat agent does not count: it is disconnected, and
-the next turn starts a new one that loads the conversation.
+it, no login uses it, and its user has not typed in its terminals, run programs in it or browsed its
+files for the whole idle time (`resume_on_use.py` records that). Its host must also have seen almost
+no processor use in any minute of that time. An idle chat agent does not count: it is disconnected,
+and the next turn starts a new one that loads the conversation.
 
 These checks are only a hint. `MachineCommands.hibernate` checks again in the transaction that
 claims the machine.

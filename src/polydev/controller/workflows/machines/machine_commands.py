@@ -148,7 +148,7 @@ class MachineCommands:
     ) -> Machine:
         """Save a machine's memory to disk, and free its host's. Returns its row, `hibernating`.
 
-        `unused_since`: only if nobody has used it since then.
+        `unused_since`: only if it has not been used since then.
         Raises: NoSuchMachine; MachineBusy if it is not running, was used, or a login or a chat turn
         uses it.
         """

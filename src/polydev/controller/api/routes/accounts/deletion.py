@@ -38,7 +38,7 @@ async def delete_account(
 ) -> PersonView:
     """Delete your account with its machines, credentials and all data.
 
-    Sign-ins end at once.
+    Sign-ins end immediately.
     """
     password = None if body.password is None else body.password.get_secret_value()
     await services.access.accounts.confirm(caller, password)

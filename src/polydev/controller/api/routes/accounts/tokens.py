@@ -31,7 +31,7 @@ async def create_token(
 
 @router.delete("/tokens/{token_id}", status_code=204, responses=problem_responses(NoSuchToken))
 async def revoke_token(token_id: IdInPath, caller: AccountCaller, services: ServicesDep) -> None:
-    """Revoke an API token. It is refused from now on."""
+    """Revoke an API token, with immediate effect."""
     await services.access.tokens.revoke(caller, token_id)
 
 

@@ -28,7 +28,7 @@ class KeyView(BaseModel):
 
     keyId: str | None = Field(
         examples=[_KEY_ID],
-        description="null: rows of the former Node.js controller, which name no key",
+        description="null: rows of an earlier Node.js controller, which name no key",
     )
     createdAt: datetime | None
     seals: bool = Field(description="This controller seals with it")

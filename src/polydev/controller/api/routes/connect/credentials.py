@@ -131,7 +131,7 @@ async def validate_credential(
 async def revoke_credential(
     credential_id: IdInPath, caller: ConnectCaller, services: ServicesDep
 ) -> CredentialView:
-    """Revoke a credential, here at once, then in the CLI machine."""
+    """Revoke a credential: immediately here, then in the CLI machine."""
     return CredentialView.of(
         await services.credential_lifecycle.revoke(caller, CredentialId(credential_id))
     )

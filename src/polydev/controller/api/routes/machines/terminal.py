@@ -61,7 +61,7 @@ Name = Annotated[str, Query(max_length=16, pattern=r"^[a-z0-9](-?[a-z0-9])*$")]
 _EMULATOR_REPLIES = re.compile(
     rb"(?:\x1b(?:\[[?>]?[\d;]*[cnRIO]|[\]P][^\x07\x1b]{0,4096}(?:\x07|\x1b\\)))+"
 )
-"""Bytes that a terminal emulator sends by itself: replies to queries, and focus events."""
+"""Automatic output of a terminal emulator: replies to queries, and focus events."""
 
 # $1 name, $2 rows, $3 maximum of sessions, $4 lines of history.
 # tmux draws on the screen itself, not the alternate one (smcup@), and scrolls by newlines alone

@@ -1,7 +1,7 @@
 // Fragments: parts of a page that the server renders again when they change.
 //
 // `data-fragment="/fragments/home"` is the part's address. It is fetched after the events in
-// `data-refresh-on="session machine"`, every `data-refresh-every` seconds, and at once with
+// `data-refresh-on="session machine"`, every `data-refresh-every` seconds, and immediately with
 // `data-load`; these two only for elements of the first page. The new content is morphed in, so that
 // the focus and the scroll position stay.
 

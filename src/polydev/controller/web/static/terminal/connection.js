@@ -1,7 +1,7 @@
 // Connection to a terminal in a machine: a WebSocket that reconnects when it is lost.
 //
-// Programs in the terminal keep running meanwhile; after reconnecting the server sends the screen
-// again. A hibernated machine resumes when the user types or returns, not because a page is open.
+// Programs in the terminal keep running without a connection; after reconnecting the server sends the
+// screen again. A hibernated machine resumes when the user types or returns, not because a page is open.
 
 const FIRST_PAUSE_MS = 500;
 const MAX_PAUSE_MS = 15_000;
