@@ -61,7 +61,10 @@ async def test_machine_is_created_stopped_started_and_deleted(
         assert abs(id_middle - icon_middle) <= 2
         chart = page.locator('[data-chart="memory"]')
         await expect(chart.locator("[data-now]")).to_have_text(
-            re.compile(r"^[\d.]+ \w+ of [\d.]+ [MG]iB$"), timeout=40_000
+            re.compile(r"^[\d.]+ [MG]iB$"), timeout=40_000
+        )
+        await expect(chart.locator("[data-summary]")).to_have_text(
+            re.compile(r"^Peak [\d.]+ [MG]iB in the last .*\. The machine has 1 GiB\.$")
         )
         label = await chart.locator("svg").get_attribute("aria-label")
         assert re.match(r"Memory on the host: .* now\. Peak .* in the last", label or "")

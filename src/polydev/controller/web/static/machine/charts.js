@@ -6,7 +6,8 @@ const HEIGHT = 120;
 const MIN_SPAN_MS = 5 * 60_000;
 
 /** Draw points `{at, value}` (`at` in ms, oldest first) into a figure of machine/page.html.
- *  `limit` is the top of the chart unless a point is higher; longer pauses than `periodMs` are gaps. */
+ *  `limit` is the top of the chart unless a point is higher, since the host measures the hypervisor
+ *  too; longer pauses than `periodMs` are gaps. */
 export function drawChart(figure, points, { name, limit, periodMs, format }) {
   const svg = figure.querySelector("svg");
   const summary = figure.querySelector("[data-summary]");
@@ -27,11 +28,12 @@ export function drawChart(figure, points, { name, limit, periodMs, format }) {
     shape("path", { class: "chart-area", d: area }),
     shape("path", { class: "chart-line", d: line }),
   );
-  figure.querySelector("[data-now]").textContent = `${format(last.value)} of ${format(limit)}`;
+  figure.querySelector("[data-now]").textContent = format(last.value);
   const minutes = Math.max(1, Math.round((last.at - points[0].at) / 60_000));
-  const text = `Peak ${format(peak)} in the last ${minutes === 1 ? "minute" : `${minutes} minutes`}.`;
+  const period = minutes === 1 ? "minute" : `${minutes} minutes`;
+  const text = `Peak ${format(peak)} in the last ${period}. The machine has ${format(limit)}.`;
   summary.textContent = text;
-  svg.setAttribute("aria-label", `${name}: ${format(last.value)} of ${format(limit)} now. ${text}`);
+  svg.setAttribute("aria-label", `${name}: ${format(last.value)} now. ${text}`);
 }
 
 const at = (x, y) => `${x.toFixed(1)} ${y.toFixed(1)}`;
