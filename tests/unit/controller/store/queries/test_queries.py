@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from new_records import new_credential, new_machine, new_session
+from owned_rows import ANN, BEN
 from sqlalchemy.exc import IntegrityError
 
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.accounts import users as user_queries
 from polydev.controller.store.queries.connect import credentials, sessions
 from polydev.controller.store.queries.machines import machines
-from polydev.shared.domain import (
-    ConnectSession,
-    CredentialId,
-    Machine,
-    MachineKind,
-    MachineSize,
-    MachineState,
-    SealedCredential,
-    SessionId,
-    SessionStatus,
-    User,
-    UserId,
-    new_vm_id,
-    now,
-)
+from polydev.shared.domain import MachineKind, MachineState, SessionStatus, User, now
 from polydev.shared.errors import NoSuchMachine, NoSuchSession
-
-ANN, BEN = UserId("ann"), UserId("ben")
 
 
 @pytest.fixture(autouse=True)
@@ -40,57 +25,8 @@ async def _users(store: Database) -> None:
             await user_queries.insert(connection, User(name, f"{name}@example.test", now()))
 
 
-def _session(user: UserId = ANN, provider: str = "codex") -> ConnectSession:
-    return ConnectSession(
-        session_id=SessionId(str(uuid.uuid4())),
-        user_id=user,
-        provider=provider,
-        status=SessionStatus.QUEUED,
-        step=None,
-        oauth_url=None,
-        own_browser_url=None,
-        cli_vm_id=None,
-        error_code=None,
-        error=None,
-        cancel_requested_at=None,
-        created_at=now(),
-        expires_at=now() + timedelta(minutes=15),
-        ended_at=None,
-    )
-
-
-def _machine(user: UserId = ANN, kind: MachineKind = MachineKind.CLI) -> Machine:
-    return Machine(
-        vm_id=new_vm_id(),
-        user_id=user,
-        vm_type=kind,
-        status=MachineState.CREATING,
-        ip_address=None,
-        session_id=None,
-        host_id=None,
-        size=MachineSize(512, 1, 4096),
-        error_code=None,
-        error=None,
-        created_at=now(),
-    )
-
-
-def _credential(user: UserId = ANN, provider: str = "codex") -> SealedCredential:
-    return SealedCredential(
-        credential_id=CredentialId(str(uuid.uuid4())),
-        user_id=user,
-        provider=provider,
-        encrypted_credentials="AA==",
-        encryption_iv="AA==",
-        encryption_tag="AA==",
-        encryption_salt="AA==",
-        key_id="key-1",
-        created_at=now(),
-    )
-
-
 async def test_session_is_read_back_unchanged(store: Database) -> None:
-    session = _session()
+    session = new_session()
     async with store.write() as connection:
         await sessions.insert(connection, session)
         assert await sessions.get(connection, session.session_id) == session
@@ -98,7 +34,7 @@ async def test_session_is_read_back_unchanged(store: Database) -> None:
 
 
 async def test_session_of_another_user_is_missing(store: Database) -> None:
-    session = _session()
+    session = new_session()
     async with store.write() as connection:
         await sessions.insert(connection, session)
         with pytest.raises(NoSuchSession):
@@ -106,21 +42,21 @@ async def test_session_of_another_user_is_missing(store: Database) -> None:
 
 
 async def test_one_live_session_per_user_and_provider(store: Database) -> None:
-    first = _session()
+    first = new_session()
     async with store.write() as connection:
         await sessions.insert(connection, first)
-        await sessions.insert(connection, _session(BEN))
-        await sessions.insert(connection, _session(provider="claude_code"))
+        await sessions.insert(connection, new_session(BEN))
+        await sessions.insert(connection, new_session(provider="claude_code"))
     with pytest.raises(IntegrityError):
         async with store.write() as connection:
-            await sessions.insert(connection, _session())
+            await sessions.insert(connection, new_session())
     async with store.write() as connection:
         await sessions.end(connection, first.session_id, SessionStatus.FAILED, now())
-        await sessions.insert(connection, _session())
+        await sessions.insert(connection, new_session())
 
 
 async def test_ended_session_never_changes(store: Database) -> None:
-    session = _session()
+    session = new_session()
     async with store.write() as connection:
         await sessions.insert(connection, session)
         await sessions.end(
@@ -135,7 +71,7 @@ async def test_ended_session_never_changes(store: Database) -> None:
 
 
 async def test_first_cancel_request_counts(store: Database) -> None:
-    session, first = _session(), now()
+    session, first = new_session(), now()
     async with store.write() as connection:
         await sessions.insert(connection, session)
         assert await sessions.request_cancel(connection, session.session_id, first)
@@ -146,7 +82,7 @@ async def test_first_cancel_request_counts(store: Database) -> None:
 
 
 async def test_repeated_step_keeps_its_first_start(store: Database) -> None:
-    session, first = _session(), now()
+    session, first = new_session(), now()
     async with store.write() as connection:
         await sessions.insert(connection, session)
         await sessions.start_step(connection, session.session_id, "one", first)
@@ -161,11 +97,11 @@ async def test_repeated_step_keeps_its_first_start(store: Database) -> None:
 async def test_cli_machine_is_used_by_live_and_completed_sessions(
     store: Database,
 ) -> None:
-    machine = _machine()
+    machine = new_machine()
     live, completed, failed = (
-        _session(provider="a"),
-        _session(provider="b"),
-        _session(provider="c"),
+        new_session(provider="a"),
+        new_session(provider="b"),
+        new_session(provider="c"),
     )
     async with store.write() as connection:
         for session in (live, completed, failed):
@@ -178,7 +114,7 @@ async def test_cli_machine_is_used_by_live_and_completed_sessions(
 
 
 async def test_machines_belong_to_one_user(store: Database) -> None:
-    machine = _machine()
+    machine = new_machine()
     async with store.write() as connection:
         await machines.insert_if_absent(connection, machine)
         assert await machines.get(connection, machine.vm_id, ANN) == machine
@@ -188,7 +124,7 @@ async def test_machines_belong_to_one_user(store: Database) -> None:
 
 
 async def test_inserting_a_machine_again_keeps_the_row(store: Database) -> None:
-    machine = _machine()
+    machine = new_machine()
     async with store.write() as connection:
         await machines.insert_if_absent(connection, machine)
         await machines.set_state(connection, machine.vm_id, MachineState.RUNNING, "192.0.2.9")
@@ -198,7 +134,7 @@ async def test_inserting_a_machine_again_keeps_the_row(store: Database) -> None:
 
 
 async def test_destroyed_machine_never_changes(store: Database) -> None:
-    machine = _machine()
+    machine = new_machine()
     async with store.write() as connection:
         await machines.insert_if_absent(connection, machine)
         await machines.set_state(connection, machine.vm_id, MachineState.DESTROYED)
@@ -212,7 +148,7 @@ async def test_destroyed_machine_never_changes(store: Database) -> None:
 
 
 async def test_oldest_running_cli_machine_is_selected(store: Database) -> None:
-    old, young, browser = _machine(), _machine(), _machine(kind=MachineKind.BROWSER)
+    old, young, browser = new_machine(), new_machine(), new_machine(kind=MachineKind.BROWSER)
     async with store.write() as connection:
         for machine in (old, young, browser):
             await machines.insert_if_absent(connection, machine)
@@ -224,7 +160,7 @@ async def test_oldest_running_cli_machine_is_selected(store: Database) -> None:
 
 
 async def test_upserting_a_credential_twice_keeps_one(store: Database) -> None:
-    row = _credential()
+    row = new_credential()
     async with store.write() as connection:
         await credentials.upsert(connection, row)
         again = replace(row, encrypted_credentials="BB==")
@@ -236,8 +172,8 @@ async def test_upserting_a_credential_twice_keeps_one(store: Database) -> None:
 
 
 async def test_new_credential_replaces_only_its_own_kind(store: Database) -> None:
-    old, new = _credential(), _credential()
-    other_user, other_provider = _credential(BEN), _credential(provider="claude_code")
+    old, new = new_credential(), new_credential()
+    other_user, other_provider = new_credential(BEN), new_credential(provider="claude_code")
     async with store.write() as connection:
         for row in (old, new, other_user, other_provider):
             await credentials.upsert(connection, row)

@@ -7,7 +7,8 @@ from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
-from test_queries import ANN, BEN, _credential, _machine, _session
+from new_records import new_credential, new_machine, new_session
+from owned_rows import ANN, BEN
 
 from polydev.controller.store.engine import event_outbox
 from polydev.controller.store.engine.database import Database
@@ -38,7 +39,7 @@ async def _emit(store: Database, user: UserId, *subjects: str) -> None:
 
 
 async def test_session_changes_emit_events(store: Database) -> None:
-    session = _session()
+    session = new_session()
     async with store.write() as connection:
         await sessions.insert(connection, session)
     async with store.write() as connection:
@@ -69,7 +70,7 @@ async def test_session_changes_emit_events(store: Database) -> None:
 
 
 async def test_machine_changes_emit_events(store: Database) -> None:
-    machine = _machine()
+    machine = new_machine()
     async with store.write() as connection:
         await machines.insert_if_absent(connection, machine)
     async with store.write() as connection:
@@ -92,7 +93,7 @@ async def test_machine_changes_emit_events(store: Database) -> None:
 
 
 async def test_credential_changes_emit_events(store: Database) -> None:
-    old, new = _credential(), _credential()
+    old, new = new_credential(), new_credential()
     for row in (old, new):
         async with store.write() as connection:
             await credentials.upsert(connection, row)
@@ -109,7 +110,7 @@ async def test_credential_changes_emit_events(store: Database) -> None:
 
 
 async def test_two_changes_in_one_transaction_emit_one_event(store: Database) -> None:
-    session = _session()
+    session = new_session()
     async with store.write() as connection:
         await sessions.insert(connection, session)
         await sessions.update(connection, session.session_id, status=SessionStatus.RUNNING)
@@ -121,7 +122,7 @@ async def test_two_changes_in_one_transaction_emit_one_event(store: Database) ->
 async def test_rolled_back_change_emits_no_event(store: Database) -> None:
     async def add_and_fail() -> None:
         async with store.write() as connection:
-            await sessions.insert(connection, _session())
+            await sessions.insert(connection, new_session())
             raise RuntimeError
 
     with pytest.raises(RuntimeError):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from owned_rows import ANN, BEN
 from sqlalchemy.exc import DBAPIError
-from test_queries import ANN, BEN
 
 from polydev.controller.settings import ControllerSettings
 from polydev.controller.store.engine import event_outbox
