@@ -12,7 +12,7 @@ from provider_files import install_providers
 from polydev.guest.browser_service.recipes import UnknownProvider, load_recipe
 from polydev.shared.providers import provider_ids
 
-SOURCES = Path(__file__).parents[3] / "src/polydev/shared/providers"
+SOURCES = Path(__file__).parents[4] / "src/polydev/shared/providers"
 TOKEN = "t" * 40
 JWT = "aa.bb.cc"
 CREDENTIALS: dict[str, dict[str, Any]] = {

@@ -16,7 +16,7 @@ from polydev.shared.domain import MachineKind
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")
 
-WARM = Path(__file__).parents[3] / "src/polydev/guest/warm"
+WARM = Path(__file__).parents[4] / "src/polydev/guest/warm"
 SEED = bytes(range(64)) + b"1795846203.000000000\n"
 CONFIG = MachineConfig(
     vm_id="vm-01234567-89ab-cdef-0123-456789abcdef",
