@@ -316,6 +316,18 @@ async def test_long_list_is_paginated(world: World, visit: Visit) -> None:
     assert not set(ids) & set(first)
 
 
+@pytest.mark.parametrize("parameter", ["user", "person"])
+async def test_list_shows_one_user_only(world: World, visit: Visit, parameter: str) -> None:
+    """Links that name the user `person` are older."""
+    email = await visit.sign_up(world.controller, "root", "administrator")
+    account = await (await visit.context.request.get("/api/account")).json()
+    await invited(world)
+    await visit.open(f"/administration/audit?{parameter}={account['id']}")
+    await expect(visit.page.locator("#section")).to_contain_text(f"Actions by {email}")
+    entries = visit.page.locator(".line")
+    assert await entries.count() == await entries.filter(has_text=email).count() > 0
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [LAPTOP, PHONE], ids=["laptop", "phone"])
 async def test_page_is_accessible_in_every_size_and_theme(

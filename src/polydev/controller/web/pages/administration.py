@@ -70,8 +70,13 @@ def _section_query(
     paged: PageParams,
     filters: Filters,
     user: Annotated[IdText | None, Query()] = None,
+    earlier_name: Annotated[IdText | None, Query(alias="person")] = None,
 ) -> SectionQuery:
-    return SectionQuery(services, caller, paged, filters, user)
+    """Read a section's query parameters.
+
+    Old links name the user `person`. Ignored, the parameter would show the rows of all users.
+    """
+    return SectionQuery(services, caller, paged, filters, user or earlier_name)
 
 
 AdministratorQuery = Annotated[SectionQuery, Depends(_section_query)]
