@@ -92,7 +92,8 @@ async def test_another_controller_takes_over_from_a_killed_one(
 ) -> None:
     async with _several(postgresql_url, login_s=1) as (world, [first, second]):
         first.order(At("write", "inside"))
-        sessions = await _begun(world, first, 12)
+        with first.held():
+            sessions = await _begun(world, first, 12)
         await _start(second)
         assert await first.ended() == -9
         killed = time.monotonic()
@@ -215,7 +216,8 @@ async def test_machine_of_a_dead_controller_keeps_its_token(postgresql_url: str,
     """All controllers share the key that tokens are derived from."""
     async with _several(postgresql_url) as (world, [first, second]):
         first.order(At(step, "after"))
-        session_id = await first.connect("codex")
+        with first.held():
+            session_id = await first.connect("codex")
         assert await first.ended() == -9
         await _start(second)
         await world.assert_exact(*await _completed(second, {session_id: TOKEN}))
