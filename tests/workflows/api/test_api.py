@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -238,13 +239,16 @@ async def test_turn_without_a_login_ends_with_an_error(
 async def test_session_events_report_each_step_until_the_end(
     world: World, client: httpx.AsyncClient
 ) -> None:
-    session_id = await world.controller.connect("codex")
     views = []
-    async with client.stream("GET", f"/api/auth/session/{session_id}/events") as answer:
-        assert answer.headers["content-type"].startswith("text/event-stream")
-        async for line in answer.aiter_lines():
-            if line.startswith("data: "):
-                views.append(json.loads(line.removeprefix("data: ")))
+    with ExitStack() as holding:
+        holding.enter_context(world.controller.held())
+        session_id = await world.controller.connect("codex")
+        async with client.stream("GET", f"/api/auth/session/{session_id}/events") as answer:
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            holding.close()  # the first step starts once the stream is open
+            async for line in answer.aiter_lines():
+                if line.startswith("data: "):
+                    views.append(json.loads(line.removeprefix("data: ")))
     assert views[-1]["status"] == "completed"
     assert len({view["version"] for view in views}) == len(views) > 5
     assert views[-1] == await world.controller.session(session_id)
