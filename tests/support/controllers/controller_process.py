@@ -96,7 +96,9 @@ class ControllerProcess:
     def order(self, *kill: At, fail: At | None = None) -> None:
         """Order it to kill itself at points in turn, and to fail a step."""
         orders = {"kill": [vars(at) for at in kill], "fail": fail and vars(fail)}
-        self._orders.write_text(json.dumps(orders))
+        new = self._orders.with_suffix(".new")
+        new.write_text(json.dumps(orders))
+        new.replace(self._orders)  # a running step may read it now
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -151,7 +153,7 @@ class ControllerProcess:
 
     async def kill(self) -> None:
         if self._process is not None:
-            os.kill(self._process.pid, signal.SIGKILL)
+            self._process.send_signal(signal.SIGKILL)
             await self.ended()
 
     def of(self, token: str) -> ControllerProcess:
