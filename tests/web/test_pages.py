@@ -314,6 +314,8 @@ async def test_long_list_is_paginated(world: World, visit: Visit) -> None:
     assert "cursor=" in page.url
     ids = [await entries.nth(it).get_attribute("id") for it in range(2)]
     assert not set(ids) & set(first)
+    await page.get_by_role("link", name="First page").click()
+    await page.wait_for_url("**/administration/audit?limit=2")
 
 
 @pytest.mark.parametrize("parameter", ["user", "person"])

@@ -118,13 +118,17 @@ async def _show(section_id: str, request: Request, query: SectionQuery) -> Respo
 async def _context(section: Section, request: Request, query: SectionQuery) -> Context:
     context = await section.load(query)
     link = query.page.response.headers.get("link", "")
+    first = request.url.remove_query_params("cursor").query
     return context | {
-        "fragment": f"/fragments/administration/{section.id}"
-        + (f"?{request.url.query}" if request.url.query else ""),
-        "next": f"{section.path}?{link.partition('?')[2].partition('>')[0]}" if link else "",
-        "is_first_page": query.page.cursor is None,
+        "fragment": _with_query(f"/fragments/administration/{section.id}", request.url.query),
+        "first": _with_query(section.path, first) if query.page.cursor else "",
+        "next": _with_query(section.path, link.partition("?")[2].partition(">")[0]) if link else "",
         "user_id": query.user_id,
     }
+
+
+def _with_query(path: str, query: str) -> str:
+    return f"{path}?{query}" if query else path
 
 
 def _find_section(section_id: str) -> Section:
