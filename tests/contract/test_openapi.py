@@ -68,7 +68,7 @@ async def _ids(world: World, user: TestUser) -> dict[str, str]:
         credentials = (await client.get("/api/credentials")).json()
         chat = (await client.post("/api/chats", json={"provider": "codex"})).json()
     token_id, _ = await user.token("read")
-    keys = await controller.ask("GET", "/api/admin/keys")
+    keys = await controller.call("GET", "/api/admin/keys")
     return {
         "vmId": machine["vm_id"],
         "sessionId": session["sessionId"],
@@ -139,7 +139,7 @@ def _check_problem(about: Mapping[str, Any], status: int, headers: Any, text: st
 async def test_every_response_is_documented(who: str) -> None:
     async with open_world() as world:
         await world.controller.start()
-        document = await world.controller.ask("GET", "/openapi.json")
+        document = await world.controller.call("GET", "/openapi.json")
         user = await create_user(world.controller, "fuzzed")
         ids = await _ids(world, user)
         _, token = await user.token("read", "connect", "machines", "chat", "account")

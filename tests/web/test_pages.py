@@ -36,7 +36,7 @@ async def world() -> AsyncIterator[World]:
     """World for all tests of this module; logins wait until a code is pasted."""
     async with open_world({"login_end": "never"}, **MANY) as it:
         await it.controller.start()
-        await it.controller.ask("GET", "/api/account")
+        await it.controller.call("GET", "/api/account")
         yield it
 
 
@@ -51,7 +51,7 @@ def url_of(world: World) -> str:
 
 
 async def invited(world: World, **fields: str) -> str:
-    made = await world.controller.ask("POST", "/api/admin/invitations", fields)
+    made = await world.controller.call("POST", "/api/admin/invitations", fields)
     return str(made["code"])
 
 
@@ -69,7 +69,7 @@ async def test_sign_in_page_explains_how_to_create_the_first_account(
 ) -> None:
     async with open_world() as fresh:
         await fresh.controller.start()
-        await fresh.controller.ask("GET", "/api/account")
+        await fresh.controller.call("GET", "/api/account")
         async with chromium.visit(url_of(fresh)) as visit:
             await visit.open("/")
             assert visit.page.url.endswith("/sign-in")
@@ -193,8 +193,8 @@ async def test_token_is_shown_once_and_can_be_revoked(world: World, visit: Visit
     text = (await made.text_content()) or ""
     await page.get_by_role("button", name="Copy token").click()
     assert await page.evaluate("navigator.clipboard.readText()") == text
-    asked = world.controller.of(text)
-    assert (await asked.ask("GET", "/api/account"))["via"].startswith("token:")
+    asked = world.controller.with_token(text)
+    assert (await asked.call("GET", "/api/account"))["via"].startswith("token:")
     await page.get_by_role("button", name="Done").click()
     assert text not in await page.content()
     line = page.locator("#tokens .line")
@@ -254,7 +254,7 @@ async def test_account_deletion_needs_the_typed_address(world: World, visit: Vis
     await page.get_by_label(re.compile("Type “")).fill(email)
     await sure.click()
     await expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
-    users = await world.controller.ask("GET", "/api/admin/people")
+    users = await world.controller.call("GET", "/api/admin/people")
     assert not any(it["email"] == email and not it["deletingAt"] for it in users)
 
 

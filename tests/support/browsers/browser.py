@@ -147,7 +147,7 @@ class Visit:
 
     async def sign_up(self, controller: ControllerProcess, name: str, role: str = "person") -> str:
         """Invite a user and sign them up in this window by API calls; their unique address."""
-        invited = await controller.ask("POST", "/api/admin/invitations", {"role": role})
+        invited = await controller.call("POST", "/api/admin/invitations", {"role": role})
         email = f"{name}-{secrets.token_hex(3)}@example.org"
         asked = {"email": email, "password": PASSWORD, "invitation": invited["code"]}
         answer = await self.context.request.post("/api/account/sign-up", data=asked)

@@ -48,7 +48,7 @@ class TestUser:
 async def create_user(controller: ControllerProcess, name: str) -> TestUser:
     """Invite a user and sign them up."""
     email = f"{name}@example.org"
-    invited: dict[str, Any] = await controller.ask("POST", "/api/admin/invitations", {})
+    invited: dict[str, Any] = await controller.call("POST", "/api/admin/invitations", {})
     asked = {"email": email, "password": PASSWORD, "invitation": invited["code"]}
     async with controller.client_as() as client:
         answer = await client.post("/api/account/sign-up", json=asked)

@@ -20,17 +20,17 @@ async def connected(controller: ControllerProcess, provider: str) -> str:
     """Connect a CLI with a simulated login; the CLI machine's id."""
     session_id = await controller.connect(provider)
     path = f"/api/auth/session/{session_id}"
-    session = await controller.ask("GET", path)
+    session = await controller.call("GET", path)
     while session["endedAt"] is None:
         after = f"{path}?after={session['version']}&wait=20"
-        session = await controller.ask("GET", after)
+        session = await controller.call("GET", after)
     assert session["status"] == "completed", session
     return str(session["cliVM"]["vmId"])
 
 
 async def create_chat(controller: ControllerProcess, provider: str = "codex") -> ChatClient:
     """Create a chat with a CLI."""
-    chat = await controller.ask("POST", "/api/chats", {"provider": provider})
+    chat = await controller.call("POST", "/api/chats", {"provider": provider})
     return ChatClient(controller, str(chat["chatId"]))
 
 
@@ -45,25 +45,25 @@ class ChatClient:
     def path(self) -> str:
         return f"/api/chats/{self.chat_id}"
 
-    def at(self, controller: ControllerProcess) -> ChatClient:
+    def on_controller(self, controller: ControllerProcess) -> ChatClient:
         """The same chat on another controller."""
         return ChatClient(controller, self.chat_id)
 
     async def view(self) -> dict[str, Any]:
-        return dict(await self.controller.ask("GET", self.path))
+        return dict(await self.controller.call("GET", self.path))
 
-    async def ask(self, text: str) -> int:
+    async def send(self, text: str) -> int:
         """Send a message; the turn's number."""
-        taken = await self.controller.ask("POST", f"{self.path}/turns", {"text": text})
+        taken = await self.controller.call("POST", f"{self.path}/turns", {"text": text})
         return int(taken["turn"])
 
     async def allow(self, event: Event, kind: str = "allow_once") -> None:
         """Answer a permission request with the option of a kind."""
         [option] = [it["optionId"] for it in event["options"] if it["optionKind"] == kind]
         path = f"{self.path}/permissions/{event['requestId']}"
-        await self.controller.ask("POST", path, {"optionId": option})
+        await self.controller.call("POST", path, {"optionId": option})
 
-    async def listen(self, after: int = 0) -> AsyncGenerator[Event]:
+    async def stream(self, after: int = 0) -> AsyncGenerator[Event]:
         """Stream events after an id, checking that their ids grow."""
         headers = {"last-event-id": str(after)} if after else {}
         async with (
@@ -81,35 +81,35 @@ class ChatClient:
                     assert event["id"] == known
                     yield event
 
-    async def until(self, kind: str, turn: int, after: int = 0) -> list[Event]:
+    async def wait_for(self, kind: str, turn: int, after: int = 0) -> list[Event]:
         """The events up to the first one of a kind in a turn."""
-        heard: list[Event] = []
-        async with asyncio.timeout(LIMIT_S), aclosing(self.listen(after)) as events:
+        received: list[Event] = []
+        async with asyncio.timeout(LIMIT_S), aclosing(self.stream(after)) as events:
             async for event in events:
-                heard.append(event)
+                received.append(event)
                 if event["kind"] == kind and event["turn"] == turn:
-                    return heard
-        raise AssertionError(f"the stream ended before {kind}: {heard}")
+                    return received
+        raise AssertionError(f"the stream ended before {kind}: {received}")
 
-    async def turn(self, text: str, allow: str = "allow_once") -> list[Event]:
+    async def run_turn(self, text: str, allow: str = "allow_once") -> list[Event]:
         """Run a turn, answering all permission requests; its events."""
-        number = await self.ask(text)
-        heard: list[Event] = []
-        async with asyncio.timeout(LIMIT_S), aclosing(self.listen(number * 10**6)) as events:
+        number = await self.send(text)
+        received: list[Event] = []
+        async with asyncio.timeout(LIMIT_S), aclosing(self.stream(number * 10**6)) as events:
             async for event in events:
-                heard.append(event)
+                received.append(event)
                 if event["kind"] == "permission":
                     await self.allow(event, allow)
                 if event["kind"] == "turn_ended":
-                    return heard
+                    return received
         raise AssertionError("the stream ended")
 
-    async def stored(self) -> list[Event]:
+    async def stored_events(self) -> list[Event]:
         """Load all stored events, page by page."""
         found: list[Event] = []
         while True:
             after = found[-1]["id"] if found else 0
-            page = await self.controller.ask("GET", f"{self.path}/events?after={after}&limit=7")
+            page = await self.controller.call("GET", f"{self.path}/events?after={after}&limit=7")
             if not page:
                 return found
             found += page

@@ -101,7 +101,7 @@ class ControllerProcess:
         new.replace(self._orders)  # a running step may read it now
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def delayed_workflows(self) -> Iterator[None]:
         """Delay workflows until the block ends, so that requests get their response first."""
         self._hold.touch()
         try:
@@ -116,7 +116,7 @@ class ControllerProcess:
 
     async def sagas(self) -> dict[str, SagaTable | None]:
         """Registered workflows by name, with the step table of each saga."""
-        await self.ask("GET", "/health")  # once it answers, it has reported them
+        await self.call("GET", "/health")  # once it answers, it has reported them
         tables = json.loads(self._sagas.read_text())
         return {name: table and SagaTable(**table) for name, table in tables.items()}
 
@@ -156,13 +156,13 @@ class ControllerProcess:
             self._process.send_signal(signal.SIGKILL)
             await self.ended()
 
-    def of(self, token: str) -> ControllerProcess:
+    def with_token(self, token: str) -> ControllerProcess:
         """The same controller, called with another token."""
         other = copy.copy(self)
         other.token = token
         return other
 
-    async def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+    async def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """Send a request and return its JSON; works while the controller starts."""
         async with self.client() as client:
             answer = await client.request(method, path, json=body)
@@ -188,21 +188,21 @@ class ControllerProcess:
 
     async def connect(self, provider: str) -> str:
         """Start a connect session, and return its id."""
-        started = await self.ask("POST", "/api/auth/start", {"provider": provider})
+        started = await self.call("POST", "/api/auth/start", {"provider": provider})
         return str(started["sessionId"])
 
     async def session(self, session_id: str) -> dict[str, Any]:
-        found: dict[str, Any] = await self.ask("GET", f"/api/auth/session/{session_id}")
+        found: dict[str, Any] = await self.call("GET", f"/api/auth/session/{session_id}")
         return found
 
-    async def until(self, session_id: str, *statuses: str) -> dict[str, Any]:
+    async def wait_for_session(self, session_id: str, *statuses: str) -> dict[str, Any]:
         """Wait until a session has one of these statuses or has ended."""
         wanted = set(statuses) | ENDS
         async with asyncio.timeout(_LIMIT_S):
             view = await self.session(session_id)
             while view["status"] not in wanted:
                 path = f"/api/auth/session/{session_id}?after={view['version']}&wait=20"
-                view = await self.ask("GET", path)
+                view = await self.call("GET", path)
         return view
 
     def host(self) -> Host:

@@ -57,7 +57,7 @@ class World:
         finally:
             await database.close()
 
-    async def users(self, count: int) -> dict[UserId, str]:
+    async def create_users(self, count: int) -> dict[UserId, str]:
         """Create users, each with a token of every scope but admin."""
         made = {}
         async with self.database() as database:
@@ -85,7 +85,7 @@ class World:
 
     async def rows(self) -> dict[str, str]:
         """Kinds of the user's machines by id, from the API."""
-        listed = await self.controller.ask("GET", "/api/vm/list")
+        listed = await self.controller.call("GET", "/api/vm/list")
         return {row["vm_id"]: row["vm_type"] for row in listed}
 
     async def states(self) -> dict[str, str]:
@@ -95,10 +95,10 @@ class World:
 
     async def destroy(self, vm_id: str) -> None:
         """Destroy a machine through the API, and wait until it is gone."""
-        await self.controller.ask("POST", "/api/vm/destroy", {"vmId": vm_id})
-        await self.until_machine(vm_id, "destroyed")
+        await self.controller.call("POST", "/api/vm/destroy", {"vmId": vm_id})
+        await self.wait_for_machine(vm_id, "destroyed")
 
-    async def until_machine(self, vm_id: str, *statuses: str) -> dict[str, Any]:
+    async def wait_for_machine(self, vm_id: str, *statuses: str) -> dict[str, Any]:
         """Wait for one of these statuses; the API no longer shows a destroyed machine."""
         path = f"/api/vm/{vm_id}"
         async with asyncio.timeout(LIMIT_S), self.controller.client() as client:

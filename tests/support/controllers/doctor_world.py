@@ -25,7 +25,7 @@ NEVER = "3000"
 async def started(**settings: str) -> AsyncIterator[World]:
     async with open_world(**{"POLYDEV_RECONCILE_PERIOD_S": NEVER, **settings}) as world:
         await world.controller.start()
-        await world.controller.ask("GET", "/health")
+        await world.controller.call("GET", "/health")
         yield world
 
 
@@ -71,7 +71,7 @@ def all_ok(found: list[dict[str, Any]]) -> bool:
 async def connected(world: World, provider: str = "codex") -> str:
     """Complete a login; return the CLI machine's id."""
     session_id = await world.controller.connect(provider)
-    view = await world.controller.until(session_id, "completed")
+    view = await world.controller.wait_for_session(session_id, "completed")
     assert view["status"] == "completed", view
     return str(view["cliVM"]["vmId"])
 

@@ -65,14 +65,14 @@ class HostsWorld:
         for controller in (self.controller, *self._others):
             await controller.kill()
 
-    async def until_clean(self, *cli_machines: str) -> None:
+    async def wait_until_clean(self, *cli_machines: str) -> None:
         """Wait until exactly these CLI machines exist on all hosts and in the API."""
         async with asyncio.timeout(LIMIT_S):
             while True:
                 by_host, strays = await self._inspect()  # a removal may be halfway
                 there = sorted(vm_id for views in by_host.values() for vm_id in views)
                 rows = sorted(
-                    row["vm_id"] for row in await self.controller.ask("GET", "/api/vm/list")
+                    row["vm_id"] for row in await self.controller.call("GET", "/api/vm/list")
                 )
                 if not strays and there == rows == sorted(cli_machines):
                     return
@@ -80,7 +80,7 @@ class HostsWorld:
 
     async def audit(self, via: str) -> list[dict[str, Any]]:
         """Audit entries with this `via`."""
-        found: list[dict[str, Any]] = await self.controller.ask("GET", "/api/admin/audit")
+        found: list[dict[str, Any]] = await self.controller.call("GET", "/api/admin/audit")
         return [it for it in found if it["via"] == via]
 
 

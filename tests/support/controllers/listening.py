@@ -16,7 +16,7 @@ class Listener:
 
     client: httpx.AsyncClient
     last_id: str | None = None
-    heard: list[tuple[int, str, dict[str, Any]]] = field(default_factory=list)
+    received: list[tuple[int, str, dict[str, Any]]] = field(default_factory=list)
 
     async def listen(self, **parameters: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
         """Yield kind and data of the events after the last one."""
@@ -36,6 +36,6 @@ class Listener:
                 self.last_id = fields.get("id", self.last_id)
                 if "data" in fields:
                     kind, data = fields["event"], json.loads(fields["data"])
-                    self.heard.append((int(self.last_id or 0), kind, data))
+                    self.received.append((int(self.last_id or 0), kind, data))
                     yield kind, data
                 fields = {}

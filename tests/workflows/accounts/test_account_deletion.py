@@ -75,7 +75,7 @@ async def _delete(user: TestUser, password: str | None) -> httpx.Response:
 async def _gone(world: World, user_id: str) -> None:
     async with asyncio.timeout(90):
         while any(
-            it["id"] == user_id for it in await world.controller.ask("GET", "/api/admin/people")
+            it["id"] == user_id for it in await world.controller.call("GET", "/api/admin/people")
         ):
             await asyncio.sleep(0.1)
 
@@ -139,7 +139,7 @@ async def test_deletion_completes_when_an_absent_host_returns(world: World) -> N
     await _populate(world, ann)
     await world.agent.kill()
     for _ in range(2):
-        asked = await world.controller.ask("DELETE", f"/api/admin/people/{ann.user_id}")
+        asked = await world.controller.call("DELETE", f"/api/admin/people/{ann.user_id}")
         assert asked["deletingAt"] is not None
     await world.agent.start()
     await _gone(world, ann.user_id)
@@ -159,7 +159,7 @@ async def test_user_under_deletion_starts_nothing(world: World) -> None:
     ann = await create_user(world.controller, "ann")
     await _populate(world, ann)
     await world.agent.kill()
-    await world.controller.ask("DELETE", f"/api/admin/people/{ann.user_id}")
+    await world.controller.call("DELETE", f"/api/admin/people/{ann.user_id}")
     async with world.controller.client() as client:
         for path, body in (
             ("/api/vm/create", {"vmType": "cli"}),

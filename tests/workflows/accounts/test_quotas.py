@@ -103,5 +103,5 @@ async def test_stop_releases_memory_and_start_takes_it(
 
 async def test_administrators_have_no_quotas(world: World) -> None:
     for _ in range(3):
-        await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})
+        await world.controller.call("POST", "/api/vm/create", {"vmType": "cli"})
     assert len(await world.rows()) == 3

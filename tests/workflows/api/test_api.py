@@ -27,12 +27,12 @@ async def client(world: World) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def _machine(world: World, kind: str = "cli") -> str:
-    view = await world.controller.ask("POST", "/api/vm/create", {"vmType": kind})
+    view = await world.controller.call("POST", "/api/vm/create", {"vmType": kind})
     assert view["status"] == "creating"
     vm_id = str(view["vm_id"])
     while view["status"] == "creating":
         path = f"/api/vm/{vm_id}?after={view['version']}&wait=20"
-        view = await world.controller.ask("GET", path)
+        view = await world.controller.call("GET", path)
     assert view["status"] == "running", view
     return vm_id
 
@@ -144,10 +144,10 @@ async def test_machine_is_created_listed_inspected_and_destroyed(
 async def test_failed_machine_has_an_error() -> None:
     async with open_world({"becomes_ready": False}, POLYDEV_MACHINE_LIMIT_S="1") as world:
         await world.controller.start()
-        view = await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})
+        view = await world.controller.call("POST", "/api/vm/create", {"vmType": "cli"})
         while view["status"] == "creating":
             path = f"/api/vm/{view['vm_id']}?after={view['version']}&wait=20"
-            view = await world.controller.ask("GET", path)
+            view = await world.controller.call("GET", path)
         assert view["status"] == "failed"
         assert view["error"]["code"] == "machine-not-ready"
         assert await world.machines() == {}
@@ -210,7 +210,7 @@ async def test_invalid_first_frame_ends_the_stream(world: World, client: httpx.A
 async def test_turn_streams_ndjson_lines(
     world: World, client: httpx.AsyncClient, provider: str, kinds: list[str]
 ) -> None:
-    session = await world.controller.until(await world.controller.connect(provider))
+    session = await world.controller.wait_for_session(await world.controller.connect(provider))
     assert session["status"] == "completed"
     body = {"provider": provider, "text": "-- say Grüße $HOME"}
     answer = await client.post("/api/chat/turn", json=body)
@@ -223,7 +223,7 @@ async def test_turn_streams_ndjson_lines(
 async def test_turn_without_a_login_ends_with_an_error(
     world: World, client: httpx.AsyncClient
 ) -> None:
-    session = await world.controller.until(await world.controller.connect("codex"))
+    session = await world.controller.wait_for_session(await world.controller.connect("codex"))
     await world.destroy(session["cliVM"]["vmId"])
     body = {"provider": "codex", "text": "hello"}
     assert _problem(await client.post("/api/chat/turn", json=body)) == (404, "not-connected")
@@ -241,7 +241,7 @@ async def test_session_events_report_each_step_until_the_end(
 ) -> None:
     views = []
     with ExitStack() as holding:
-        holding.enter_context(world.controller.held())
+        holding.enter_context(world.controller.delayed_workflows())
         session_id = await world.controller.connect("codex")
         async with client.stream("GET", f"/api/auth/session/{session_id}/events") as answer:
             assert answer.headers["content-type"].startswith("text/event-stream")
@@ -258,21 +258,21 @@ async def test_long_poll_returns_at_the_change() -> None:
     async with open_world({"login_end": "never"}) as world:
         await world.controller.start()
         session_id = await world.controller.connect("codex")
-        view = await world.controller.until(session_id, "waiting_for_person")
+        view = await world.controller.wait_for_session(session_id, "waiting_for_person")
         while view["step"] != "wait-for-person":
             view = await world.controller.session(session_id)
         path = f"/api/auth/session/{session_id}"
-        same = await world.controller.ask("GET", f"{path}?after={view['version']}&wait=1")
+        same = await world.controller.call("GET", f"{path}?after={view['version']}&wait=1")
         assert same["version"] == view["version"]
         waiting = asyncio.create_task(
-            world.controller.ask("GET", f"{path}?after={view['version']}&wait=30")
+            world.controller.call("GET", f"{path}?after={view['version']}&wait=30")
         )
         done, _ = await asyncio.wait({waiting}, timeout=1)
         assert not done
-        await world.controller.ask("POST", f"{path}/cancel")
+        await world.controller.call("POST", f"{path}/cancel")
         changed = await asyncio.wait_for(waiting, 20)
         assert changed["version"] != view["version"]
-        assert (await world.controller.until(session_id))["status"] == "cancelled"
+        assert (await world.controller.wait_for_session(session_id))["status"] == "cancelled"
         async with world.controller.client() as client:
             again = await client.post(f"{path}/cancel")
             assert _problem(again) == (409, "session-ended")

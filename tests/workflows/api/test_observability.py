@@ -25,7 +25,7 @@ async def _world(**more: str) -> AsyncIterator[World]:
     settings = {"POLYDEV_METRICS_TOKEN": METRICS_TOKEN, "POLYDEV_LOG_JSON": "1"}
     async with open_world(**settings, **more) as it:
         await it.controller.start()
-        await it.controller.ask("GET", "/health")
+        await it.controller.call("GET", "/health")
         yield it
 
 
@@ -49,7 +49,7 @@ async def _everything(controller: ControllerProcess, until: str) -> list[tuple[i
             async for kind, data in events:
                 if kind == "session" and data["subject"] == until and data["status"] == "completed":
                     break
-    return listener.heard
+    return listener.received
 
 
 async def test_listener_misses_no_event_across_kills(
@@ -83,7 +83,7 @@ async def test_listener_misses_no_event_across_kills(
             ids = [await controller.connect(it) for it in ("codex", "claude_code")]
             wanted.update(ids)
             for step in ("create-machines", "capture"):
-                while not any(data.get("step") == step for _, _, data in listener.heard):
+                while not any(data.get("step") == step for _, _, data in listener.received):
                     await asyncio.sleep(0.02)
                 await controller.kill()
                 await controller.start()
@@ -93,12 +93,12 @@ async def test_listener_misses_no_event_across_kills(
         await client.aclose()
     last = next(
         data["subject"]
-        for _, kind, data in reversed(listener.heard)
+        for _, kind, data in reversed(listener.received)
         if kind == "session" and data["status"] == "completed"
     )
     everything = await _everything(controller, last)
-    assert listener.heard == everything
-    numbers = [number for number, _, _ in listener.heard]
+    assert listener.received == everything
+    numbers = [number for number, _, _ in listener.received]
     assert numbers == sorted(set(numbers))
     assert {kind for _, kind, _ in everything} >= {"session", "machine", "credential"}
     assert "http" not in json.dumps(everything)
@@ -132,7 +132,7 @@ async def test_listener_gets_events_of_another_controller(postgresql_url: str) -
         async with other.client() as client:
             listener = Listener(client)
             async with asyncio.timeout(60), aclosing(listener.listen(after="0")) as events:
-                made = await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})
+                made = await world.controller.call("POST", "/api/vm/create", {"vmType": "cli"})
                 async for _, data in events:
                     if (data["subject"], data["status"]) == (made["vm_id"], "running"):
                         return
@@ -208,7 +208,9 @@ async def _metrics(client: httpx.AsyncClient) -> dict[str, dict[tuple[str, ...],
 
 async def test_metrics_report_state_and_activity(world: World) -> None:
     session_id = await world.controller.connect("codex")
-    assert (await world.controller.until(session_id, "completed"))["status"] == "completed"
+    assert (await world.controller.wait_for_session(session_id, "completed"))[
+        "status"
+    ] == "completed"
     async with world.controller.client() as client:
         found = await _metrics(client)
     assert found["polydev_machines"][("local", "cli", "running")] == 1
@@ -291,7 +293,7 @@ async def test_log_lines_carry_their_context(world: World) -> None:
         forged = await client.get("/health", headers={"x-request-id": "a b"})
         assert len(forged.headers["x-request-id"]) == 32
         session_id = started.json()["sessionId"]
-        await world.controller.until(session_id, "completed")
+        await world.controller.wait_for_session(session_id, "completed")
     lines = [json.loads(it) for it in world.controller.log.read_text().splitlines()]
     of_request = [it for it in lines if it.get("request") == "from-a-test-0001"]
     assert any("POST /api/auth/start: 202" in it["message"] for it in of_request)
@@ -308,7 +310,9 @@ async def test_trace_of_a_session_has_its_id_and_every_step() -> None:
     with running_collector() as collector:
         async with _world(POLYDEV_OTLP_ENDPOINT=collector.url) as world:
             session_id = await world.controller.connect("codex")
-            assert (await world.controller.until(session_id, "completed"))["status"] == "completed"
+            assert (await world.controller.wait_for_session(session_id, "completed"))[
+                "status"
+            ] == "completed"
             await world.controller.end()
         (workflow,) = collector.named("connect")
         (request,) = collector.named("POST /api/auth/start")

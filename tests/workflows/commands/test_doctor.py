@@ -64,9 +64,9 @@ async def test_healthy_installation_has_no_findings(world: World) -> None:
 async def test_error_of_an_unready_machine_names_machine_limit_and_console() -> None:
     async with open_world({"becomes_ready": False}, POLYDEV_MACHINE_LIMIT_S="1") as world:
         await world.controller.start()
-        view = await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})
+        view = await world.controller.call("POST", "/api/vm/create", {"vmType": "cli"})
         vm_id = view["vm_id"]
-        view = await world.until_machine(vm_id, "failed")
+        view = await world.wait_for_machine(vm_id, "failed")
         message = view["error"]["message"]
         assert f"Machine {vm_id} was not ready within 1 s" in message
         assert f"logs/machines/{vm_id}/console.log" in message

@@ -95,7 +95,7 @@ async def polydev(world: World, *arguments: str) -> AsyncIterator[TerminalSessio
 @pytest.fixture
 async def here(world: World) -> World:
     await world.controller.start()
-    await world.controller.ask("GET", "/health")
+    await world.controller.call("GET", "/health")
     return world
 
 
@@ -106,7 +106,7 @@ async def test_key_prompt_does_not_echo(here: World) -> None:
         await it.until("codex is logged in")
         assert await it.ended() == 0
     assert KEY not in it.seen
-    (listed,) = await here.controller.ask("GET", "/api/credentials")
+    (listed,) = await here.controller.call("GET", "/api/credentials")
     assert listed["kind"] == "api_key"
     stored = await here.credentials(listed["vmId"], "codex")
     assert stored["OPENAI_API_KEY"] == KEY
@@ -128,8 +128,8 @@ async def test_key_is_read_from_standard_input(here: World) -> None:
 
 async def test_conversation_continues_later(here: World) -> None:
     asked = {"provider": "codex", "apiKey": KEY}
-    started = await here.controller.ask("POST", "/api/auth/key", asked)
-    await here.controller.until(started["sessionId"])
+    started = await here.controller.call("POST", "/api/auth/key", asked)
+    await here.controller.wait_for_session(started["sessionId"])
     async with polydev(here, "chat", "codex") as it:
         await it.until("> ")
         it.type("Hello there\n")
@@ -139,7 +139,7 @@ async def test_conversation_continues_later(here: World) -> None:
         it.type("\x04")
         await it.until("Continue with: polydev chat ")
         assert await it.ended() == 0
-    (chat,) = await here.controller.ask("GET", "/api/chats")
+    (chat,) = await here.controller.call("GET", "/api/chats")
     async with polydev(here, "chat", "list") as it:
         await it.until(chat["chatId"])
         assert await it.ended() == 0
@@ -151,10 +151,10 @@ async def test_conversation_continues_later(here: World) -> None:
 
 
 async def test_user_answers_permissions_and_stops_a_turn(here: World) -> None:
-    started = await here.controller.ask(
+    started = await here.controller.call(
         "POST", "/api/auth/key", {"provider": "codex", "apiKey": KEY}
     )
-    await here.controller.until(started["sessionId"])
+    await here.controller.wait_for_session(started["sessionId"])
     async with polydev(here, "chat", "codex") as it:
         await it.until("> ")
         it.type("write notes.txt: by hand\n")
@@ -173,17 +173,17 @@ async def test_user_answers_permissions_and_stops_a_turn(here: World) -> None:
         await it.until("> ")
         it.type("\x03")
         assert await it.ended() == 0
-    (chat,) = await here.controller.ask("GET", "/api/chats")
+    (chat,) = await here.controller.call("GET", "/api/chats")
     assert (chat["status"], chat["turn"]) == ("idle", 2)
 
 
 async def test_conversation_without_messages_leaves_no_chat(here: World) -> None:
-    started = await here.controller.ask(
+    started = await here.controller.call(
         "POST", "/api/auth/key", {"provider": "codex", "apiKey": KEY}
     )
-    await here.controller.until(started["sessionId"])
+    await here.controller.wait_for_session(started["sessionId"])
     async with polydev(here, "chat", "codex") as it:
         await it.until("> ")
         it.type("\x03")
         assert await it.ended() == 0
-    assert await here.controller.ask("GET", "/api/chats") == []
+    assert await here.controller.call("GET", "/api/chats") == []

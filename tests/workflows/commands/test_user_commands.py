@@ -47,12 +47,12 @@ class PolydevCommand:
 @pytest.fixture
 async def polydev(world: World) -> PolydevCommand:
     await world.controller.start()
-    await world.controller.ask("GET", "/health")
+    await world.controller.call("GET", "/health")
     return PolydevCommand(world)
 
 
 async def _connected(world: World) -> str:
-    session = await world.controller.until(await world.controller.connect("codex"))
+    session = await world.controller.wait_for_session(await world.controller.connect("codex"))
     assert session["status"] == "completed", session
     return str(session["cliVM"]["vmId"])
 
@@ -125,7 +125,7 @@ async def test_keys_are_listed_rotated_and_removed(world: World, polydev: Polyde
     controller.env["POLYDEV_OTHER_ENCRYPTION_KEYS"] = controller.env["ENCRYPTION_KEY"]
     controller.env["ENCRYPTION_KEY"] = "another key of the tests only"
     await controller.start()
-    await controller.ask("GET", "/health")
+    await controller.call("GET", "/health")
     _, err = await polydev("key", "retire", old["keyId"], "--yes", code=1)
     assert "still seals" in err
     out, _ = await polydev("key", "rotate")
@@ -133,7 +133,7 @@ async def test_keys_are_listed_rotated_and_removed(world: World, polydev: Polyde
     assert await controller.end() == 0
     del controller.env["POLYDEV_OTHER_ENCRYPTION_KEYS"]
     await controller.start()
-    await controller.ask("GET", "/health")
+    await controller.call("GET", "/health")
     await polydev("key", "retire", old["keyId"], "--yes")
     (new,) = await polydev.json("key", "list")
     assert new["seals"]
@@ -144,7 +144,7 @@ async def test_audit_log_is_listed_filtered_and_followed(
     world: World, polydev: PolydevCommand
 ) -> None:
     made = await polydev.json("token", "create", "nightly", "-s", "read")
-    vm_id = (await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"}))["vm_id"]
+    vm_id = (await world.controller.call("POST", "/api/vm/create", {"vmType": "cli"}))["vm_id"]
     entries = await polydev.json("audit")
     assert [it["action"] for it in entries][-2:] == ["token.create", "machine.create"]
     for about in (f"subject={vm_id}", "action=machine.", "action=machine.create"):
@@ -168,7 +168,7 @@ async def test_audit_log_is_listed_filtered_and_followed(
         async with asyncio.timeout(60):
             assert following.stdout is not None
             assert json.loads(await following.stdout.readline())["subject"] == vm_id
-            await world.controller.ask("POST", "/api/vm/destroy", {"vmId": vm_id})
+            await world.controller.call("POST", "/api/vm/destroy", {"vmId": vm_id})
             assert json.loads(await following.stdout.readline())["action"] == "machine.destroy"
     finally:
         following.terminate()

@@ -31,11 +31,11 @@ async def world(some_database_url: str) -> AsyncIterator[World]:
 
 async def hand_in(world: World, of: str, key: str = KEY) -> str:
     asked = {"provider": of, "apiKey": key}
-    return str((await world.controller.ask("POST", "/api/auth/key", asked))["sessionId"])
+    return str((await world.controller.call("POST", "/api/auth/key", asked))["sessionId"])
 
 
 async def connected(world: World, session_id: str) -> VmId:
-    session = await world.controller.until(session_id)
+    session = await world.controller.wait_for_session(session_id)
     assert session["status"] == "completed", session["error"]
     return VmId(session["cliVM"]["vmId"])
 
@@ -60,7 +60,7 @@ async def put(world: World, vm_id: VmId, path: str, content: bytes) -> None:
 
 
 async def get_credential(world: World) -> dict[str, Any]:
-    (listed,) = await world.controller.ask("GET", "/api/credentials")
+    (listed,) = await world.controller.call("GET", "/api/credentials")
     return dict(listed)
 
 
@@ -69,16 +69,16 @@ async def test_api_key_connects_without_a_browser_machine(world: World, of: str)
     session_id = await hand_in(world, of)
     cli = await connected(world, session_id)
     await world.assert_clean(cli)
-    view = await world.controller.ask("GET", f"/api/auth/session/{session_id}")
+    view = await world.controller.call("GET", f"/api/auth/session/{session_id}")
     assert view["method"] == "api_key"
     done = [step["step"] for step in view["steps"]]
     assert done == ["wait-for-room", "create-cli-machine", "write", "settle"]
     listed = await get_credential(world)
     assert (listed["kind"], listed["provider"], listed["vmId"]) == ("api_key", of, cli)
     path = f"/api/credentials/{listed['credentialId']}"
-    verdict = await world.controller.ask("POST", f"{path}/validate")
+    verdict = await world.controller.call("POST", f"{path}/validate")
     assert verdict["validity"] == "valid", verdict
-    exported = await world.controller.ask("POST", f"{path}/export")
+    exported = await world.controller.call("POST", f"{path}/export")
     assert exported["credentials"] == {"apiKey": KEY}
     assert exported["path"] == provider(of).api_key.path
 
@@ -113,7 +113,7 @@ async def test_users_own_settings_survive(world: World) -> None:
     merged = json.loads(found[settings])
     assert merged["ui"] == theirs["ui"]
     assert merged["security"]["auth"] == {"enforced": True, "selectedType": "gemini-api-key"}
-    listed = await world.controller.ask("GET", "/api/credentials")
+    listed = await world.controller.call("GET", "/api/credentials")
     which = next(it for it in listed if it["provider"] == "gemini_cli")
     await revoked(world, which["credentialId"])
     found = await contents(world, cli, "gemini_cli")
@@ -127,7 +127,7 @@ async def test_unreadable_settings_fail_the_session_and_stay_unchanged(
     cli = await connected(world, await hand_in(world, "codex"))
     mine = b'{"theme": "dark", // the one I like\n}'
     await put(world, cli, "/root/.claude/settings.json", mine)
-    session = await world.controller.until(await hand_in(world, "claude_code"))
+    session = await world.controller.wait_for_session(await hand_in(world, "claude_code"))
     assert session["status"] == "failed"
     assert session["error"]["code"] == SettingsUnreadable.code
     assert "/root/.claude/settings.json" in session["error"]["message"]
@@ -138,8 +138,8 @@ async def test_unreadable_settings_fail_the_session_and_stay_unchanged(
 @pytest.mark.parametrize("of", PROVIDERS)
 async def test_revoked_key_is_removed_from_a_stopped_machine(world: World, of: str) -> None:
     cli = await connected(world, await hand_in(world, of))
-    await world.controller.ask("POST", f"/api/vm/{cli}/stop")
-    await world.until_machine(cli, "stopped")
+    await world.controller.call("POST", f"/api/vm/{cli}/stop")
+    await world.wait_for_machine(cli, "stopped")
     await revoked(world, (await get_credential(world))["credentialId"])
     left = await contents(world, cli, of)
     assert KEY.encode() not in b"".join(left.values())
@@ -163,7 +163,7 @@ async def test_new_key_replaces_the_old_one(world: World) -> None:
 async def test_same_key_joins_the_session_and_another_is_refused(
     world: World,
 ) -> None:
-    with world.controller.held():  # otherwise they might have ended already
+    with world.controller.delayed_workflows():  # otherwise they might have ended already
         login = await world.controller.connect("claude_code")
         status, problem = await refused(world, "claude_code", KEY)
         assert (status, problem["code"]) == (409, LoginUnderway.code)
@@ -194,7 +194,7 @@ async def test_invalid_key_is_refused_before_anything_is_created(world: World) -
         assert status == 422
         assert problem["code"] in (BadApiKey.code, "bad-request")
         assert text not in json.dumps(problem, ensure_ascii=False)
-    assert await world.controller.ask("GET", "/api/auth/sessions") == []
+    assert await world.controller.call("GET", "/api/auth/sessions") == []
     await world.assert_clean()
 
 
@@ -202,10 +202,10 @@ async def test_key_is_only_in_the_machine_and_sealed(world: World, tmp_path: Pat
     await connected(world, await hand_in(world, "codex"))
     await refused(world, "claude_code", f"{KEY} {KEY}")
     await validated(world, await get_credential(world))
-    with world.controller.held():
+    with world.controller.delayed_workflows():
         session_id = await hand_in(world, "gemini_cli")
-        await world.controller.ask("POST", f"/api/auth/session/{session_id}/cancel")
-    assert (await world.controller.until(session_id))["status"] == "cancelled"
+        await world.controller.call("POST", f"/api/auth/session/{session_id}/cancel")
+    assert (await world.controller.wait_for_session(session_id))["status"] == "cancelled"
     await world.controller.end()
     world.assert_no_trace_of(KEY)
     for file in tmp_path.rglob("*"):  # the database, if it is not PostgreSQL's
@@ -224,13 +224,13 @@ async def refused(world: World, of: str, key: str) -> tuple[int, dict[str, Any]]
 
 async def validated(world: World, credential: dict[str, Any]) -> dict[str, Any]:
     path = f"/api/credentials/{credential['credentialId']}/validate"
-    return dict(await world.controller.ask("POST", path))
+    return dict(await world.controller.call("POST", path))
 
 
 async def revoked(world: World, credential_id: str) -> None:
-    await world.controller.ask("POST", f"/api/credentials/{credential_id}/revoke")
+    await world.controller.call("POST", f"/api/credentials/{credential_id}/revoke")
     async with asyncio.timeout(LIMIT_S):
         while credential_id in {
-            it["credentialId"] for it in await world.controller.ask("GET", "/api/credentials")
+            it["credentialId"] for it in await world.controller.call("GET", "/api/credentials")
         }:
             await asyncio.sleep(0.05)

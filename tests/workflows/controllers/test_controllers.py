@@ -40,19 +40,21 @@ async def _start(*controllers: ControllerProcess) -> None:
     """Start controllers later, since each takes workflows from the same queue."""
     for controller in controllers:
         await controller.start()
-        await controller.ask("GET", "/health")
+        await controller.call("GET", "/health")
 
 
 async def _begun(world: World, at: ControllerProcess, count: int) -> dict[str, str]:
     """Start a session for each of `count` users; return tokens by session id."""
-    tokens = list((await world.users(count)).values())
-    sessions = await asyncio.gather(*(at.of(token).connect("codex") for token in tokens))
+    tokens = list((await world.create_users(count)).values())
+    sessions = await asyncio.gather(*(at.with_token(token).connect("codex") for token in tokens))
     return dict(zip(sessions, tokens, strict=True))
 
 
 async def _completed(at: ControllerProcess, sessions: dict[str, str]) -> list[str]:
     """Wait until all sessions complete; return their CLI machines."""
-    views = await asyncio.gather(*(at.of(token).until(it) for it, token in sessions.items()))
+    views = await asyncio.gather(
+        *(at.with_token(token).wait_for_session(it) for it, token in sessions.items())
+    )
     for view in views:
         assert view["status"] == "completed", view["error"]
     return [view["cliVM"]["vmId"] for view in views]
@@ -61,15 +63,15 @@ async def _completed(at: ControllerProcess, sessions: dict[str, str]) -> list[st
 async def _log_in(at: ControllerProcess, sessions: dict[str, str]) -> None:
     """Complete each login with a pasted callback URL."""
     for session_id, token in sessions.items():
-        view = await at.of(token).until(session_id, "waiting_for_person")
+        view = await at.with_token(token).wait_for_session(session_id, "waiting_for_person")
         assert view["status"] == "waiting_for_person"
-        await at.of(token).ask("POST", f"/api/auth/session/{session_id}/input", PASTED)
+        await at.with_token(token).call("POST", f"/api/auth/session/{session_id}/input", PASTED)
 
 
 async def _one_waits(at: ControllerProcess, sessions: dict[str, str]) -> None:
     """Wait until the first session waits for its user."""
     session_id, token = next(iter(sessions.items()))
-    view = await at.of(token).until(session_id, "waiting_for_person")
+    view = await at.with_token(token).wait_for_session(session_id, "waiting_for_person")
     assert view["status"] == "waiting_for_person"
 
 
@@ -92,7 +94,7 @@ async def test_another_controller_takes_over_from_a_killed_one(
 ) -> None:
     async with _several(postgresql_url, login_s=1) as (world, [first, second]):
         first.order(At("write", "inside"))
-        with first.held():
+        with first.delayed_workflows():
             sessions = await _begun(world, first, 12)
         await _start(second)
         assert await first.ended() == -9
@@ -145,7 +147,7 @@ async def test_controller_exits_without_its_database_and_restarts(
         controller = world.controller
         await controller.start()
         session_id = await controller.connect("codex")
-        await controller.until(session_id, "waiting_for_person")
+        await controller.wait_for_session(session_id, "waiting_for_person")
         postgres.stop()
         try:
             assert await controller.ended() == EXIT_CODE
@@ -153,7 +155,7 @@ async def test_controller_exits_without_its_database_and_restarts(
             postgres.start()
         await controller.start()
         await _until_logged(controller, "took over ")
-        await controller.ask("POST", f"/api/auth/session/{session_id}/input", PASTED)
+        await controller.call("POST", f"/api/auth/session/{session_id}/input", PASTED)
         await world.assert_exact(*await _completed(controller, {session_id: TOKEN}))
 
 
@@ -178,10 +180,10 @@ async def test_session_of_one_controller_completes_at_another(postgresql_url: st
             )
             session_id = await first.connect("codex")
             began = time.monotonic()
-            await second.until(session_id, "waiting_for_person")
+            await second.wait_for_session(session_id, "waiting_for_person")
             await asyncio.wait_for(streamed, LIMIT_S)
         assert time.monotonic() - began < 20, "the event came by polling, not by notification"
-        await second.ask("POST", f"/api/auth/session/{session_id}/input", PASTED)
+        await second.call("POST", f"/api/auth/session/{session_id}/input", PASTED)
         [cli] = await _completed(second, {session_id: TOKEN})
         assert await first.session(session_id) == await second.session(session_id)
         await world.assert_exact(cli)
@@ -190,11 +192,11 @@ async def test_session_of_one_controller_completes_at_another(postgresql_url: st
 async def test_session_of_one_controller_is_cancelled_at_another(postgresql_url: str) -> None:
     async with _several(postgresql_url, login_end="never") as (world, [first, second]):
         session_id = await first.connect("codex")
-        await first.until(session_id, "waiting_for_person")
+        await first.wait_for_session(session_id, "waiting_for_person")
         await _start(second)
         began = time.monotonic()
-        await second.ask("POST", f"/api/auth/session/{session_id}/cancel")
-        assert (await first.until(session_id))["status"] == "cancelled"
+        await second.call("POST", f"/api/auth/session/{session_id}/cancel")
+        assert (await first.wait_for_session(session_id))["status"] == "cancelled"
         assert time.monotonic() - began < 15
         await world.assert_exact()
 
@@ -202,11 +204,11 @@ async def test_session_of_one_controller_is_cancelled_at_another(postgresql_url:
 async def test_no_secret_is_in_the_database_or_its_journal(postgresql_url: str) -> None:
     async with _several(postgresql_url, login_end="never") as (world, [first, second]):
         session_id = await first.connect("codex")
-        await first.until(session_id, "waiting_for_person")
+        await first.wait_for_session(session_id, "waiting_for_person")
         await _start(second)
         code = "a-pasted-code-that-is-a-secret"
         pasted = {"callbackUrl": f"http://localhost:1455/auth/callback?code={code}&state=x"}
-        await second.ask("POST", f"/api/auth/session/{session_id}/input", pasted)
+        await second.call("POST", f"/api/auth/session/{session_id}/input", pasted)
         [cli] = await _completed(second, {session_id: TOKEN})
         world.assert_no_trace_of(code, *tokens_in(await world.credentials(cli, "codex")))
 
@@ -216,7 +218,7 @@ async def test_machine_of_a_dead_controller_keeps_its_token(postgresql_url: str,
     """All controllers share the key that tokens are derived from."""
     async with _several(postgresql_url) as (world, [first, second]):
         first.order(At(step, "after"))
-        with first.held():
+        with first.delayed_workflows():
             session_id = await first.connect("codex")
         assert await first.ended() == -9
         await _start(second)

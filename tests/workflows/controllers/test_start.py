@@ -76,7 +76,7 @@ async def test_invalid_setting_is_named(tmp_path: Path, env: dict[str, str], nam
 
 async def test_wrong_encryption_key_is_reported(controller: ControllerProcess) -> None:
     await controller.start()
-    await controller.ask("GET", "/health")
+    await controller.call("GET", "/health")
     assert await controller.end() == 0
     line = await _refused(controller.state_dir, ENCRYPTION_KEY="another")
     assert "ENCRYPTION_KEY does not open this database" in line
@@ -87,7 +87,7 @@ async def test_second_controller_in_the_same_folder_is_refused(
 ) -> None:
     await controller.start()
     try:
-        await controller.ask("GET", "/health")
+        await controller.call("GET", "/health")
         line = await _refused(controller.state_dir)
         assert "Another controller is running in" in line
     finally:
@@ -101,7 +101,7 @@ async def test_second_controller_on_the_same_sqlite_database_is_refused(
     controller.env["DATABASE_URL"] = url
     await controller.start()
     try:
-        await controller.ask("GET", "/health")
+        await controller.call("GET", "/health")
         line = await _refused(tmp_path / "other", DATABASE_URL=url)
         assert "Another controller is running in" in line
     finally:
@@ -112,7 +112,7 @@ async def test_empty_database_is_migrated(controller: ControllerProcess, postgre
     controller.env["DATABASE_URL"] = postgres.empty_database()
     await controller.start()
     try:
-        assert await controller.ask("GET", "/api/vm/list") == []
+        assert await controller.call("GET", "/api/vm/list") == []
     finally:
         await controller.kill()
     postgres.drop(controller.env["DATABASE_URL"])
@@ -146,7 +146,7 @@ async def test_signal_ends_it_during_a_long_poll(
     controller: ControllerProcess, number: signal.Signals
 ) -> None:
     await controller.start()
-    await controller.ask("GET", "/health")
+    await controller.call("GET", "/health")
     session_id = await controller.connect("codex")
     view = await controller.session(session_id)
     path = f"/api/auth/session/{session_id}/events?{view['version']}"

@@ -18,7 +18,7 @@ CODEX = FILES["codex"]
 
 async def _connected(world: World, provider: str = "codex") -> tuple[str, str]:
     """Connect; return the credential's id and its CLI machine."""
-    session = await world.controller.until(await world.controller.connect(provider))
+    session = await world.controller.wait_for_session(await world.controller.connect(provider))
     assert session["status"] == "completed", session["error"]
     found = next(it for it in await _listed(world) if it["provider"] == provider)
     assert found["vmId"] == session["cliVM"]["vmId"]
@@ -26,12 +26,12 @@ async def _connected(world: World, provider: str = "codex") -> tuple[str, str]:
 
 
 async def _listed(world: World) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = await world.controller.ask("GET", "/api/credentials")
+    found: list[dict[str, Any]] = await world.controller.call("GET", "/api/credentials")
     return found
 
 
 async def _post(world: World, credential_id: str, verb: str) -> Any:
-    return await world.controller.ask("POST", f"/api/credentials/{credential_id}/{verb}")
+    return await world.controller.call("POST", f"/api/credentials/{credential_id}/{verb}")
 
 
 async def _write(world: World, vm_id: str, credentials: object) -> None:
@@ -172,14 +172,14 @@ async def test_revocation_leaves_an_active_login_unchanged() -> None:
         path = "/api/auth/session/{}/input"
         url = {"callbackUrl": "http://localhost:1455/auth/callback?code=x&state=x"}
         first = await world.controller.connect("codex")
-        await world.controller.until(first, "waiting_for_person")
-        await world.controller.ask("POST", path.format(first), url)
-        vm_id = (await world.controller.until(first))["cliVM"]["vmId"]
+        await world.controller.wait_for_session(first, "waiting_for_person")
+        await world.controller.call("POST", path.format(first), url)
+        vm_id = (await world.controller.wait_for_session(first))["cliVM"]["vmId"]
         credential_id = (await _listed(world))[0]["credentialId"]
         second = await world.controller.connect("codex")
-        await world.controller.until(second, "waiting_for_person")
+        await world.controller.wait_for_session(second, "waiting_for_person")
         await _post(world, credential_id, "revoke")
-        await world.controller.ask("POST", path.format(second), url)
-        assert (await world.controller.until(second))["status"] == "completed"
+        await world.controller.call("POST", path.format(second), url)
+        assert (await world.controller.wait_for_session(second))["status"] == "completed"
         await _gone(world, credential_id)
         assert await _has_file(world, vm_id)

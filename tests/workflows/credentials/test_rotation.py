@@ -32,7 +32,7 @@ def _hashing(monkeypatch: pytest.MonkeyPatch) -> None:
 async def _started(world: World, key: str, *others: str) -> None:
     world.controller.env |= {"ENCRYPTION_KEY": key, OTHERS: "\n".join(others)}
     await world.controller.start()
-    await world.controller.ask("GET", "/health")
+    await world.controller.call("GET", "/health")
 
 
 async def _refused(world: World, key: str, message: str) -> None:
@@ -82,14 +82,14 @@ async def _legacy(vault: Vault) -> SealedCredential:
 
 async def _rotated(world: World) -> dict[str, Any]:
     """Run a rotation to its end."""
-    asked = await world.controller.ask("POST", "/api/admin/keys/rotate")
+    asked = await world.controller.call("POST", "/api/admin/keys/rotate")
     return await _finished(world, asked["rotationId"])
 
 
 async def _finished(world: World, rotation_id: str) -> dict[str, Any]:
     async with asyncio.timeout(60):
         while True:
-            seen: dict[str, Any] = await world.controller.ask(
+            seen: dict[str, Any] = await world.controller.call(
                 "GET", f"/api/admin/keys/rotate/{rotation_id}"
             )
             if seen["over"]:
@@ -98,7 +98,7 @@ async def _finished(world: World, rotation_id: str) -> dict[str, Any]:
 
 
 async def _keys(world: World) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = await world.controller.ask("GET", "/api/admin/keys")
+    found: list[dict[str, Any]] = await world.controller.call("GET", "/api/admin/keys")
     return found
 
 
@@ -106,14 +106,14 @@ async def test_key_is_rotated_during_sessions(world: World) -> None:
     controller = world.controller
     await _started(world, KEY)
     await _with_rows(world)
-    first = await controller.until(await controller.connect("codex"))
+    first = await controller.wait_for_session(await controller.connect("codex"))
     cli = first["cliVM"]["vmId"]
     before = await _plaintexts(world, KEY)
     assert await controller.end() == 0
 
     await _started(world, KEY, NEW)
     assert [key["seals"] for key in await _keys(world) if key["keyId"]] == [False, True]
-    await controller.until(await controller.connect("codex"))
+    await controller.wait_for_session(await controller.connect("codex"))
     assert await controller.end() == 0
 
     await _started(world, NEW, KEY)
@@ -123,7 +123,7 @@ async def test_key_is_rotated_during_sessions(world: World) -> None:
     session_id = await controller.connect("claude_code")
     seen = await _rotated(world)
     assert (seen["left"], seen["keyId"]) == (0, new["keyId"])
-    assert (await controller.until(session_id))["cliVM"]["vmId"] == cli
+    assert (await controller.wait_for_session(session_id))["cliVM"]["vmId"] == cli
     after = await _plaintexts(world, NEW)
     assert {it: after[it] for it in before if it in after} == {
         it: text for it, text in before.items() if it in after
@@ -136,7 +136,9 @@ async def test_key_is_rotated_during_sessions(world: World) -> None:
 
     await _refused(world, KEY, "ENCRYPTION_KEY opens no row of this database")
     await _started(world, NEW)
-    assert (await controller.until(await controller.connect("codex")))["status"] == "completed"
+    assert (await controller.wait_for_session(await controller.connect("codex")))[
+        "status"
+    ] == "completed"
     async with controller.client() as client:
         assert (await client.delete(f"/api/admin/keys/{old['keyId']}")).status_code == 204
     assert [key["keyId"] for key in await _keys(world)] == [new["keyId"]]
@@ -168,8 +170,8 @@ async def test_rotation_continues_after_a_kill(world: World, point: str) -> None
     assert await world.controller.end() == 0
     await _started(world, NEW, KEY)
     world.controller.order(At("reseal", point))
-    with world.controller.held():
-        asked = await world.controller.ask("POST", "/api/admin/keys/rotate")
+    with world.controller.delayed_workflows():
+        asked = await world.controller.call("POST", "/api/admin/keys/rotate")
     assert await world.controller.ended() == -9
     assert await _plaintexts(world, NEW, KEY) == before
     await world.controller.start()
@@ -202,7 +204,7 @@ async def _all_started(controllers: Sequence[ControllerProcess], key: str, *othe
         assert await controller.end() == 0
         controller.env |= {"ENCRYPTION_KEY": key, OTHERS: "\n".join(others)}
         await controller.start()
-        await controller.ask("GET", "/health")
+        await controller.call("GET", "/health")
 
 
 async def _first_killed(controllers: Sequence[ControllerProcess]) -> ControllerProcess:
@@ -224,18 +226,18 @@ async def test_two_controllers_roll_through_a_key_change(postgresql_url: str) ->
         first, second = both
         for controller in both:
             await controller.start()
-            await controller.ask("GET", "/health")
+            await controller.call("GET", "/health")
         await _with_rows(world)
         for key, other in ((KEY, NEW), (NEW, KEY)):
             for controller, another in ((first, second), (second, first)):
                 session_id = await another.connect("codex")
                 await _all_started([controller], key, other)
-                assert (await controller.until(session_id))["status"] == "completed"
+                assert (await controller.wait_for_session(session_id))["status"] == "completed"
         before = await _plaintexts(world, NEW, KEY)
         for controller in both:
             controller.order(At("reseal", "inside"))
-        with first.held(), second.held():
-            asked = await second.ask("POST", "/api/admin/keys/rotate")
+        with first.delayed_workflows(), second.delayed_workflows():
+            asked = await second.call("POST", "/api/admin/keys/rotate")
         killed = await _first_killed(both)
         survivor = first if killed is second else second
         survivor.order()

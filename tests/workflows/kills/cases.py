@@ -48,7 +48,7 @@ async def _connect(world: World, _: str) -> str:
 
 
 async def _connected(world: World, session_id: str) -> None:
-    session = await world.controller.until(session_id)
+    session = await world.controller.wait_for_session(session_id)
     assert session["status"] == "completed", session["error"]
     cli = session["cliVM"]["vmId"]
     await world.assert_clean(cli)
@@ -57,7 +57,7 @@ async def _connected(world: World, session_id: str) -> None:
 
 
 async def _not_connected(world: World, session_id: str) -> None:
-    session = await world.controller.until(session_id)
+    session = await world.controller.wait_for_session(session_id)
     assert session["status"] == "failed", session
     assert session["error"]["code"] == "login-failed"
     assert session["cliVM"] is None
@@ -70,24 +70,24 @@ API_KEY = "standin-key-0123456789abcdefghijklmnop"
 
 async def _connect_by_key(world: World, _: str) -> str:
     asked = {"provider": "codex", "apiKey": API_KEY}
-    return str((await world.controller.ask("POST", "/api/auth/key", asked))["sessionId"])
+    return str((await world.controller.call("POST", "/api/auth/key", asked))["sessionId"])
 
 
 async def _connected_by_key(world: World, session_id: str) -> None:
-    session = await world.controller.until(session_id)
+    session = await world.controller.wait_for_session(session_id)
     assert session["status"] == "completed", session["error"]
     cli = session["cliVM"]["vmId"]
     await world.assert_clean(cli)
     stored = await world.credentials(cli, "codex")
     assert stored == {"auth_mode": "apikey", "OPENAI_API_KEY": API_KEY}
-    (listed,) = await world.controller.ask("GET", "/api/credentials")
+    (listed,) = await world.controller.call("GET", "/api/credentials")
     assert (listed["kind"], listed["vmId"], listed["validity"]) == ("api_key", cli, "valid")
     await world.destroy(cli)
 
 
 async def _not_connected_by_key(world: World, session_id: str) -> None:
     await _not_connected(world, session_id)
-    listed = await world.controller.ask("GET", "/api/credentials")
+    listed = await world.controller.call("GET", "/api/credentials")
     assert [it for it in listed if it["vmId"] is None] == []
 
 
@@ -96,54 +96,54 @@ async def _not_connected_by_key(world: World, session_id: str) -> None:
 
 async def _created(world: World) -> str:
     vm_id = await _create(world, "")
-    await world.until_machine(vm_id, "running")
+    await world.wait_for_machine(vm_id, "running")
     return vm_id
 
 
 async def _stopped(world: World) -> str:
     vm_id = await _stop(world, await _created(world))
-    await world.until_machine(vm_id, "stopped")
+    await world.wait_for_machine(vm_id, "stopped")
     return vm_id
 
 
 async def _create(world: World, _: str) -> str:
-    view = await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})
+    view = await world.controller.call("POST", "/api/vm/create", {"vmType": "cli"})
     return str(view["vm_id"])
 
 
 async def _destroy(world: World, vm_id: str) -> str:
-    await world.controller.ask("POST", "/api/vm/destroy", {"vmId": vm_id})
+    await world.controller.call("POST", "/api/vm/destroy", {"vmId": vm_id})
     return vm_id
 
 
 async def _stop(world: World, vm_id: str) -> str:
-    await world.controller.ask("POST", f"/api/vm/{vm_id}/stop")
+    await world.controller.call("POST", f"/api/vm/{vm_id}/stop")
     return vm_id
 
 
 async def _start(world: World, vm_id: str) -> str:
-    await world.controller.ask("POST", f"/api/vm/{vm_id}/start")
+    await world.controller.call("POST", f"/api/vm/{vm_id}/start")
     return vm_id
 
 
 async def _hibernated(world: World) -> str:
     vm_id = await _hibernate(world, await _created(world))
-    await world.until_machine(vm_id, "hibernated")
+    await world.wait_for_machine(vm_id, "hibernated")
     return vm_id
 
 
 async def _hibernate(world: World, vm_id: str) -> str:
-    await world.controller.ask("POST", f"/api/vm/{vm_id}/hibernate")
+    await world.controller.call("POST", f"/api/vm/{vm_id}/hibernate")
     return vm_id
 
 
 async def _resume(world: World, vm_id: str) -> str:
-    await world.controller.ask("POST", f"/api/vm/{vm_id}/resume")
+    await world.controller.call("POST", f"/api/vm/{vm_id}/resume")
     return vm_id
 
 
 async def _is_hibernated(world: World, vm_id: str) -> None:
-    view = await world.until_machine(vm_id, "hibernated")
+    view = await world.wait_for_machine(vm_id, "hibernated")
     assert view["sleep"]["memory_on_disk_bytes"] > 0
     assert view["sleep"]["slept_why"] == "requested"
     assert await world.states() == {vm_id: "hibernated"}
@@ -151,7 +151,7 @@ async def _is_hibernated(world: World, vm_id: str) -> None:
 
 
 async def _is_resumed(world: World, vm_id: str) -> None:
-    view = await world.until_machine(vm_id, "running")
+    view = await world.wait_for_machine(vm_id, "running")
     sleep = view["sleep"]
     assert (sleep["woke_how"], sleep["boot_reason"], sleep["trouble"]) == ("resumed", "", "")
     assert sleep["memory_on_disk_bytes"] is None
@@ -159,30 +159,30 @@ async def _is_resumed(world: World, vm_id: str) -> None:
 
 
 async def _is_running(world: World, vm_id: str) -> None:
-    await world.until_machine(vm_id, "running")
+    await world.wait_for_machine(vm_id, "running")
     assert await world.states() == {vm_id: "running"}
     await _remove(world, vm_id)
 
 
 async def _is_stopped(world: World, vm_id: str) -> None:
-    await world.until_machine(vm_id, "stopped")
+    await world.wait_for_machine(vm_id, "stopped")
     assert await world.states() == {vm_id: "stopped"}
     await _remove(world, vm_id)
 
 
 async def _is_gone(world: World, vm_id: str) -> None:
-    await world.until_machine(vm_id, "destroyed")
+    await world.wait_for_machine(vm_id, "destroyed")
 
 
 async def _creation_failed(world: World, vm_id: str) -> None:
-    view = await world.until_machine(vm_id, "failed")
+    view = await world.wait_for_machine(vm_id, "failed")
     assert view["error"]["code"] == "login-failed", view["error"]
     assert await world.states() == {}
     await _remove(world, vm_id)
 
 
 async def _is_left(world: World, vm_id: str) -> None:
-    view = await world.until_machine(vm_id, "failed", "running", "stopped", "hibernated")
+    view = await world.wait_for_machine(vm_id, "failed", "running", "stopped", "hibernated")
     assert list(await world.states()) == [view["vm_id"]]
     if "hibernated" in (states := (view["status"], (await world.states())[vm_id])):
         assert states == ("hibernated", "hibernated"), "its row agrees with its host"
@@ -198,21 +198,21 @@ async def _remove(world: World, vm_id: str) -> None:
 
 async def _delivered(world: World) -> str:
     """A machine with a credential; the subjects below are machines, which have one each."""
-    session = await world.controller.until(await world.controller.connect("codex"))
+    session = await world.controller.wait_for_session(await world.controller.connect("codex"))
     assert session["status"] == "completed", session["error"]
     return str(session["cliVM"]["vmId"])
 
 
 async def _revoke(world: World, vm_id: str) -> str:
-    (listed,) = await world.controller.ask("GET", "/api/credentials")
+    (listed,) = await world.controller.call("GET", "/api/credentials")
     assert listed["vmId"] == vm_id
-    await world.controller.ask("POST", f"/api/credentials/{listed['credentialId']}/revoke")
+    await world.controller.call("POST", f"/api/credentials/{listed['credentialId']}/revoke")
     return vm_id
 
 
 async def _is_revoked(world: World, vm_id: str) -> None:
     async with asyncio.timeout(LIMIT_S):
-        while await world.controller.ask("GET", "/api/credentials"):
+        while await world.controller.call("GET", "/api/credentials"):
             await asyncio.sleep(0.05)
     with pytest.raises(NoSuchFile):
         await world.credentials(vm_id, "codex")
@@ -237,7 +237,7 @@ async def _user_with_everything(world: World) -> str:
 
 
 async def _delete_user(world: World, user_id: str) -> str:
-    await world.controller.ask("DELETE", f"/api/admin/people/{user_id}")
+    await world.controller.call("DELETE", f"/api/admin/people/{user_id}")
     return user_id
 
 
@@ -249,7 +249,7 @@ async def _user_is_gone(world: World, user_id: str) -> None:
 
 
 async def _is_listed(world: World, user_id: str) -> bool:
-    users = await world.controller.ask("GET", "/api/admin/people")
+    users = await world.controller.call("GET", "/api/admin/people")
     return any(user["id"] == user_id for user in users)
 
 

@@ -67,7 +67,7 @@ async def _run_with_kills(world: World, case: Case, *at: At, fail: At | None = N
     """Kill and restart the controller at each point, then check the outcome."""
     before = await case.prepare(world)
     world.controller.order(*at, fail=fail)
-    with world.controller.held():
+    with world.controller.delayed_workflows():
         subject = await case.begin(world, before)
     for _ in at:
         assert await world.controller.ended() == -9, f"not killed {', '.join(map(str, at))}"

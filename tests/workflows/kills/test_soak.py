@@ -63,7 +63,7 @@ class User:
 
     async def _ask_until_answered(self, method: str, path: str, body: object = None) -> Any:
         """Retry until a controller answers; 409 means that the session has already ended."""
-        async with self._world.controller.of(self._token).client() as client:
+        async with self._world.controller.with_token(self._token).client() as client:
             while True:
                 try:
                     answer = await client.request(method, path, json=body)
@@ -149,8 +149,8 @@ async def test_every_session_settles_despite_kills(
         POLYDEV_RECONCILE_PERIOD_S="5",
     ) as world:
         await world.controller.start()
-        await world.controller.ask("GET", "/health")
-        tokens = list((await world.users(USERS)).values())
+        await world.controller.call("GET", "/health")
+        tokens = list((await world.create_users(USERS)).values())
         views: list[dict[str, Any]] = []
         killing = asyncio.create_task(_kill(world, dice, between, views, enough))
         async with asyncio.timeout(LIMIT_S):

@@ -24,8 +24,8 @@ async def world() -> AsyncIterator[World]:
 
 
 async def create_machine(world: World) -> str:
-    view = await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})
-    return str((await world.until_machine(view["vm_id"], "running"))["vm_id"])
+    view = await world.controller.call("POST", "/api/vm/create", {"vmType": "cli"})
+    return str((await world.wait_for_machine(view["vm_id"], "running"))["vm_id"])
 
 
 def folder_of(world: World) -> Path:

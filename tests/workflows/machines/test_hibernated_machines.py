@@ -31,12 +31,12 @@ async def open_connected_world(**settings: str) -> AsyncIterator[tuple[World, st
 
 async def hibernated(world: World, vm_id: str) -> dict[str, Any]:
     """Hibernate a machine and wait for it."""
-    await world.controller.ask("POST", f"/api/vm/{vm_id}/hibernate")
-    return await world.until_machine(vm_id, "hibernated")
+    await world.controller.call("POST", f"/api/vm/{vm_id}/hibernate")
+    return await world.wait_for_machine(vm_id, "hibernated")
 
 
 async def audited(world: World, action: str) -> list[dict[str, Any]]:
-    return list(await world.controller.ask("GET", f"/api/admin/audit?action={action}"))
+    return list(await world.controller.call("GET", f"/api/admin/audit?action={action}"))
 
 
 @asynccontextmanager
@@ -62,9 +62,9 @@ async def read_exec_end(socket: ClientConnection) -> ExecEnd:
 async def _by_chat(world: World, vm_id: str) -> None:
     """The CLI continues the conversation from before hibernation."""
     chat = await create_chat(world.controller)
-    await chat.turn("the first")
+    await chat.run_turn("the first")
     await hibernated(world, vm_id)
-    events = await chat.turn("the second")
+    events = await chat.run_turn("the second")
     assert kinds(events) == ["user", "notice", "text", "turn_ended"], "and the session is not lost"
     [notice] = [it for it in events if it["kind"] == "notice"]
     assert (notice["code"], notice["text"]) == ("machine-wakes", "Its machine is resuming")
@@ -89,11 +89,11 @@ async def _by_terminal(world: World, vm_id: str) -> None:
     async with open_socket(world, vm_id, "terminal") as socket, asyncio.timeout(LIMIT_S):
         assert json.loads(await socket.recv()) == {"notice": "Its machine is resuming"}
         assert isinstance(await socket.recv(), bytes)
-        await world.controller.ask("POST", f"/api/vm/{vm_id}/hibernate")
+        await world.controller.call("POST", f"/api/vm/{vm_id}/hibernate")
         error = (await read_exec_end(socket)).error
         assert error is not None
         assert error.code == "machine-asleep", "the closed terminal gets the reason"
-    await world.until_machine(vm_id, "hibernated")
+    await world.wait_for_machine(vm_id, "hibernated")
     async with open_socket(world, vm_id, "terminal") as socket, asyncio.timeout(LIMIT_S):
         while not isinstance(await socket.recv(), bytes):
             pass
@@ -111,14 +111,14 @@ async def _by_files(world: World, vm_id: str) -> None:
     """Send concurrent requests; one of them resumes it."""
     before = len(await audited(world, "machine.resume"))
     path = f"/api/vm/{vm_id}/files?path=/root"
-    await asyncio.gather(*(world.controller.ask("GET", path) for _ in range(6)))
+    await asyncio.gather(*(world.controller.call("GET", path) for _ in range(6)))
     assert len(await audited(world, "machine.resume")) == before + 1
 
 
 async def _by_validating(world: World, vm_id: str) -> None:
-    [listed] = await world.controller.ask("GET", "/api/credentials")
+    [listed] = await world.controller.call("GET", "/api/credentials")
     path = f"/api/credentials/{listed['credentialId']}/validate"
-    verdict = await world.controller.ask("POST", path)
+    verdict = await world.controller.call("POST", path)
     assert verdict["validity"] == "valid", verdict
 
 
@@ -146,25 +146,25 @@ async def test_every_use_resumes_a_hibernated_machine(
             if use is not _by_chat:
                 await hibernated(world, vm_id)
             await use(world, vm_id)
-            sleep = (await world.until_machine(vm_id, "running"))["sleep"]
+            sleep = (await world.wait_for_machine(vm_id, "running"))["sleep"]
             assert (sleep["woke_why"], sleep["woke_how"]) == (why, "resumed"), use
             assert sleep["slept_why"] == "requested"
             assert sleep["memory_on_disk_bytes"] is None
         resumes = await audited(world, "machine.resume")
         assert {it["reason"] for it in resumes} == {why for _, why in USES} - {"a login"}
         await hibernated(world, vm_id)
-        assert (await world.controller.ask("GET", "/api/vm/active-cli"))["vmId"] == vm_id
+        assert (await world.controller.call("GET", "/api/vm/active-cli"))["vmId"] == vm_id
         await _is_revoked(world)
-        sleep = (await world.until_machine(vm_id, "running"))["sleep"]
+        sleep = (await world.wait_for_machine(vm_id, "running"))["sleep"]
         assert sleep["woke_why"] == "removal of a login"
 
 
 async def _is_revoked(world: World) -> None:
     """Revoke all logins, which resumes the machine because its disk is in use."""
-    for listed in await world.controller.ask("GET", "/api/credentials"):
-        await world.controller.ask("POST", f"/api/credentials/{listed['credentialId']}/revoke")
+    for listed in await world.controller.call("GET", "/api/credentials"):
+        await world.controller.call("POST", f"/api/credentials/{listed['credentialId']}/revoke")
     async with asyncio.timeout(LIMIT_S):
-        while await world.controller.ask("GET", "/api/credentials"):
+        while await world.controller.call("GET", "/api/credentials"):
             await asyncio.sleep(0.05)
     assert not list(world.agent.state_dir.rglob("simulated-root/root/.codex/auth.json"))
 
@@ -179,8 +179,8 @@ async def _refused(world: World, vm_id: str, verb: str) -> tuple[int, str]:
 
 
 async def _waits_for_permission(chat: ChatClient) -> int:
-    number = await chat.ask("write a.txt: b")
-    await chat.until("permission", number)
+    number = await chat.send("write a.txt: b")
+    await chat.wait_for("permission", number)
     return number
 
 
@@ -188,28 +188,28 @@ async def test_only_an_unused_machine_is_hibernated() -> None:
     async with open_world({"login_end": "never"}) as world:
         await world.controller.start()
         session_id = await world.controller.connect("codex")
-        session = await world.controller.until(session_id, "waiting_for_person")
+        session = await world.controller.wait_for_session(session_id, "waiting_for_person")
         [vm_id] = [it for it, kind in (await world.rows()).items() if kind == "cli"]
         assert await _refused(world, vm_id, "hibernate") == (409, "machine-busy")
         path = f"/api/auth/session/{session_id}/input"
-        await world.controller.ask("POST", path, {"callbackUrl": _callback_of(session)})
-        assert (await world.controller.until(session_id))["status"] == "completed"
+        await world.controller.call("POST", path, {"callbackUrl": _callback_of(session)})
+        assert (await world.controller.wait_for_session(session_id))["status"] == "completed"
 
         chat = await create_chat(world.controller)
         number = await _waits_for_permission(chat)
         assert await _refused(world, vm_id, "hibernate") == (409, "machine-busy")
-        await world.controller.ask("POST", f"{chat.path}/stop")
-        await chat.until("turn_ended", number)
+        await world.controller.call("POST", f"{chat.path}/stop")
+        await chat.wait_for("turn_ended", number)
         await hibernated(world, vm_id)
-        assert (await world.controller.ask("POST", f"/api/vm/{vm_id}/hibernate"))["status"] == (
+        assert (await world.controller.call("POST", f"/api/vm/{vm_id}/hibernate"))["status"] == (
             "hibernated"
         )
-        await world.controller.ask("POST", f"/api/vm/{vm_id}/stop")
-        view = await world.until_machine(vm_id, "stopped")
+        await world.controller.call("POST", f"/api/vm/{vm_id}/stop")
+        view = await world.wait_for_machine(vm_id, "stopped")
         assert view["sleep"]["memory_on_disk_bytes"] is None
         assert await _refused(world, vm_id, "hibernate") == (409, "machine-busy")
-        await world.controller.ask("POST", f"/api/vm/{vm_id}/resume")
-        assert (await world.until_machine(vm_id, "running"))["sleep"]["woke_how"] is None
+        await world.controller.call("POST", f"/api/vm/{vm_id}/resume")
+        assert (await world.wait_for_machine(vm_id, "running"))["sleep"]["woke_how"] is None
 
 
 def _callback_of(session: dict[str, Any]) -> str:
@@ -225,8 +225,8 @@ async def test_idle_machine_hibernates_unless_a_cli_is_busy() -> None:
     async with open_connected_world(**idle) as (world, vm_id):
         chat = await create_chat(world.controller)
         number = await _waits_for_permission(chat)
-        made = await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})
-        view = await world.until_machine(made["vm_id"], "hibernated")
+        made = await world.controller.call("POST", "/api/vm/create", {"vmType": "cli"})
+        view = await world.wait_for_machine(made["vm_id"], "hibernated")
         assert view["sleep"]["slept_why"] == "not used for 2 seconds"
         assert (await world.states())[vm_id] == "running", "a CLI in it waits for its user"
         slept = await audited(world, "machine.hibernate")
@@ -234,10 +234,10 @@ async def test_idle_machine_hibernates_unless_a_cli_is_busy() -> None:
         assert (entry["actor"], entry["via"]) == ("controller", "idle")
         assert entry["reason"] == "not used for 2 seconds"
 
-        await world.controller.ask("POST", f"{chat.path}/stop")
-        await chat.until("turn_ended", number)
+        await world.controller.call("POST", f"{chat.path}/stop")
+        await chat.wait_for("turn_ended", number)
         async with open_socket(world, vm_id, "terminal") as socket:  # a forgotten tab
-            await world.until_machine(vm_id, "hibernated")
+            await world.wait_for_machine(vm_id, "hibernated")
             error = (await read_exec_end(socket)).error
             assert error is not None
             assert error.code == "machine-asleep"
@@ -253,9 +253,9 @@ async def test_machine_stays_hibernated_when_its_host_is_full() -> None:
         await hibernated(world, vm_id)
         others = []
         for kind in ("browser", "cli", "cli"):
-            made = await world.controller.ask("POST", "/api/vm/create", {"vmType": kind})
+            made = await world.controller.call("POST", "/api/vm/create", {"vmType": kind})
             others.append(made["vm_id"])
-            await world.until_machine(made["vm_id"], "running")
+            await world.wait_for_machine(made["vm_id"], "running")
         assert await _refused(world, vm_id, "resume") == (503, "no-capacity")
         chat = await create_chat(world.controller)
         async with world.controller.client() as client:
@@ -263,14 +263,14 @@ async def test_machine_stays_hibernated_when_its_host_is_full() -> None:
             assert answer.json()["status"] == "running"
         for other in others[1:]:  # otherwise the chat would use the user's other CLI machines
             await world.destroy(other)
-        made = await world.controller.ask("POST", "/api/vm/create", {"vmType": "browser"})
-        await world.until_machine(made["vm_id"], "running")
-        events = await chat.turn("hello")
+        made = await world.controller.call("POST", "/api/vm/create", {"vmType": "browser"})
+        await world.wait_for_machine(made["vm_id"], "running")
+        events = await chat.run_turn("hello")
         assert events[-1]["reason"] == "failed"
         assert events[-1]["error"]["code"] == "no-capacity"
         assert (await world.states())[vm_id] == "hibernated"
         await world.destroy(made["vm_id"])
-        assert joined_text(await chat.turn("hello")) == "You said: hello"
+        assert joined_text(await chat.run_turn("hello")) == "You said: hello"
 
 
 # -- the commands ----------------------------------------------------------------------------------
@@ -319,9 +319,9 @@ async def _is_damaged(world: World, vm_id: str) -> None:
     [memory] = [it for it in world.agent.state_dir.rglob("memory*") if it.is_file()]
     content = memory.read_bytes()
     memory.write_bytes(content[: len(content) // 2])
-    events = await (await create_chat(world.controller)).turn("hello")
+    events = await (await create_chat(world.controller)).run_turn("hello")
     assert joined_text(events) == "You said: hello"
-    sleep = (await world.until_machine(vm_id, "running"))["sleep"]
+    sleep = (await world.wait_for_machine(vm_id, "running"))["sleep"]
     assert (sleep["woke_how"], sleep["woke_why"]) == ("booted", CHAT)
     assert sleep["boot_reason"]
 
@@ -332,7 +332,7 @@ async def _dies(world: World, vm_id: str) -> None:
     await world.agent.kill()
     await world.agent.start()
     await _by_files(world, vm_id)
-    sleep = (await world.until_machine(vm_id, "running"))["sleep"]
+    sleep = (await world.wait_for_machine(vm_id, "running"))["sleep"]
     assert (sleep["woke_how"], sleep["boot_reason"]) == ("resumed", "")
 
 
@@ -344,10 +344,10 @@ async def _differs(world: World, vm_id: str) -> None:
     ):
         async with world.agent.host() as host:
             await host.run(f"behind-its-back-{status}", operation, 30)
-        view = await world.until_machine(vm_id, status)
+        view = await world.wait_for_machine(vm_id, status)
     assert view["sleep"]["woke_how"] == "resumed"
     assert len(await audited(world, "machine.hibernated")) == 1
-    doctor = await world.controller.ask("GET", "/api/doctor")
+    doctor = await world.controller.call("GET", "/api/doctor")
     assert [it for it in doctor["checks"] if it["name"] == "machines" and not it["ok"]] == []
 
 

@@ -27,12 +27,12 @@ async def _until_on(world: HostsWorld, name: str, count: int) -> None:
 async def test_session_completes_on_the_host_with_capacity() -> None:
     async with hosts_world([{"POLYDEV_HOST_MEMORY_MIB": "100"}, LARGE]) as world:
         await world.controller.start()
-        session = await world.controller.until(await world.controller.connect("codex"))
+        session = await world.controller.wait_for_session(await world.controller.connect("codex"))
         assert session["status"] == "completed", session["error"]
         cli = session["cliVM"]["vmId"]
         assert await _host_of(world, cli) == "b"
-        await world.until_clean(cli)
-        listed = await world.controller.ask("GET", "/api/admin/hosts")
+        await world.wait_until_clean(cli)
+        listed = await world.controller.call("GET", "/api/admin/hosts")
         assert [it["hostId"] for it in listed] == ["a", "b"]
 
 
@@ -40,16 +40,16 @@ async def test_machines_of_a_session_may_be_on_two_hosts() -> None:
     cli_only = {"POLYDEV_HOST_MEMORY_MIB": "1500"}
     async with hosts_world([cli_only, BROWSER_ONLY]) as world:
         await world.controller.start()
-        session = await world.controller.until(await world.controller.connect("codex"))
+        session = await world.controller.wait_for_session(await world.controller.connect("codex"))
         assert session["status"] == "completed", session["error"]
-        await world.until_clean(session["cliVM"]["vmId"])
+        await world.wait_until_clean(session["cliVM"]["vmId"])
 
 
 async def test_draining_host_gets_no_machines() -> None:
     async with hosts_world([LARGE, SMALL]) as world:
         await world.controller.start()
-        await world.controller.ask("POST", "/api/admin/hosts/a/drain", {"reason": "repairs"})
-        session = await world.controller.until(await world.controller.connect("codex"))
+        await world.controller.call("POST", "/api/admin/hosts/a/drain", {"reason": "repairs"})
+        session = await world.controller.wait_for_session(await world.controller.connect("codex"))
         assert await _host_of(world, session["cliVM"]["vmId"]) == "b"
 
 
@@ -59,12 +59,12 @@ async def test_session_moves_from_a_dead_host(step: str) -> None:
     async with hosts_world([LARGE, SMALL], {"boot_s": 0.5, "login_s": 1}) as world:
         await world.controller.start()
         world.controller.order(At(step, "before"))
-        with world.controller.held():
+        with world.controller.delayed_workflows():
             session_id = await world.controller.connect("codex")
         await world.controller.ended()
         await world.agents["a"].kill()
         await world.controller.start()
-        session = await world.controller.until(session_id)
+        session = await world.controller.wait_for_session(session_id)
         assert session["status"] == "completed", session["error"]
         moved = [it for it in await world.audit("placement") if it["action"] == "machine.move"]
         assert moved
@@ -74,33 +74,33 @@ async def test_session_moves_from_a_dead_host(step: str) -> None:
         await world.agents["a"].start()
         await world.controller.end()
         await world.controller.start()  # the reconciler runs at once
-        await world.until_clean(cli)
+        await world.wait_until_clean(cli)
 
 
 async def test_login_fails_clearly_when_the_cli_machines_host_is_dead() -> None:
     async with hosts_world([LARGE, BROWSER_ONLY]) as world:
         await world.controller.start()
-        session = await world.controller.until(await world.controller.connect("codex"))
+        session = await world.controller.wait_for_session(await world.controller.connect("codex"))
         cli = session["cliVM"]["vmId"]
         await world.agents["a"].kill()
-        session = await world.controller.until(await world.controller.connect("codex"))
+        session = await world.controller.wait_for_session(await world.controller.connect("codex"))
         assert (session["status"], session["error"]["code"]) == ("failed", "host-lost")
         assert cli in session["error"]["message"]
         await world.agents["a"].start()
-        again = await world.controller.until(await world.controller.connect("codex"))
+        again = await world.controller.wait_for_session(await world.controller.connect("codex"))
         assert (again["status"], again["cliVM"]["vmId"]) == ("completed", cli)
-        await world.until_clean(cli)
+        await world.wait_until_clean(cli)
 
 
 async def test_login_on_a_dead_host_ends_before_the_user_limit() -> None:
     async with hosts_world([SMALL, {"POLYDEV_HOST_MEMORY_MIB": "0"}], {"login_end": "never"}) as it:
         await it.controller.start()
         session_id = await it.controller.connect("codex")
-        await it.controller.until(session_id, "waiting_for_person")
+        await it.controller.wait_for_session(session_id, "waiting_for_person")
         await it.agents["a"].kill()
-        session = await it.controller.until(session_id)
+        session = await it.controller.wait_for_session(session_id)
         assert (session["status"], session["error"]["code"]) == ("failed", "host-lost")
         await it.agents["a"].start()
         await it.controller.end()
         await it.controller.start()
-        await it.until_clean()
+        await it.wait_until_clean()

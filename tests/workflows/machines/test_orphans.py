@@ -34,7 +34,7 @@ def _installation(world: World) -> str:
 
 async def _begun(world: World) -> None:
     await world.controller.start()
-    await world.controller.ask("GET", "/health")
+    await world.controller.call("GET", "/health")
 
 
 async def _again(world: World) -> None:
@@ -50,7 +50,7 @@ async def _until_gone(world: World, *vm_ids: str) -> None:
 
 
 async def _audit_entries_of(world: World, action: str) -> list[dict[str, Any]]:
-    found = await world.controller.ask("GET", "/api/admin/audit")
+    found = await world.controller.call("GET", "/api/admin/audit")
     return [it for it in found if (it["via"], it["action"]) == ("reconciler", action)]
 
 
@@ -76,15 +76,15 @@ async def test_machine_without_a_row_is_destroyed_if_its_label_is_ours(
     [entry] = await _audit_entries_of(world, "machine.destroy")
     assert entry["subject"] == ours
     assert "label" in entry["reason"]
-    doctor = await world.controller.ask("GET", "/api/doctor")
+    doctor = await world.controller.call("GET", "/api/doctor")
     orphans = {it["vm_id"] for it in doctor["checks"] if it["name"] == "orphans" and not it["ok"]}
     assert orphans == {strangers, unlabelled}
 
 
 async def test_machine_with_a_destroyed_row_is_destroyed(world: World) -> None:
     await _begun(world)
-    made = await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})
-    await world.until_machine(made["vm_id"], "running")
+    made = await world.controller.call("POST", "/api/vm/create", {"vmType": "cli"})
+    await world.wait_for_machine(made["vm_id"], "running")
     _change(world, "UPDATE vms SET status = 'destroyed'")
     await _again(world)
     await _until_gone(world, made["vm_id"])
@@ -95,8 +95,8 @@ async def test_machine_with_a_destroyed_row_is_destroyed(world: World) -> None:
 
 async def test_orphan_tap_is_removed_and_others_stay(world: World) -> None:
     await _begun(world)
-    made = await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})
-    await world.until_machine(made["vm_id"], "running")
+    made = await world.controller.call("POST", "/api/vm/create", {"vmType": "cli"})
+    await world.wait_for_machine(made["vm_id"], "running")
     add = ("ip", "-n", world.agent.netns, "tuntap", "add", "dev", "pd240", "mode", "tap")
     subprocess.run(add, check=True)
     await _again(world)
@@ -137,11 +137,11 @@ async def test_cleanup_keeps_machines_that_are_being_created(world: World) -> No
 
     sweeping = asyncio.create_task(sweep())
     made = [
-        (await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"}))["vm_id"]
+        (await world.controller.call("POST", "/api/vm/create", {"vmType": "cli"}))["vm_id"]
         for _ in range(8)
     ]
     for vm_id in made:
-        await world.until_machine(vm_id, "running")
+        await world.wait_for_machine(vm_id, "running")
     for vm_id in made[:4]:
         await world.destroy(vm_id)
     assert not sweeping.done(), sweeping.result()
@@ -152,32 +152,32 @@ async def test_cleanup_keeps_machines_that_are_being_created(world: World) -> No
 async def test_browser_machine_of_an_ended_session_is_destroyed(world: World) -> None:
     await _begun(world)
     session_id = await world.controller.connect("codex")
-    cli = (await world.controller.until(session_id))["cliVM"]["vmId"]
-    made = await world.controller.ask("POST", "/api/vm/create", {"vmType": "browser"})
-    await world.until_machine(made["vm_id"], "running")
+    cli = (await world.controller.wait_for_session(session_id))["cliVM"]["vmId"]
+    made = await world.controller.call("POST", "/api/vm/create", {"vmType": "browser"})
+    await world.wait_for_machine(made["vm_id"], "running")
     _change(world, f"UPDATE vms SET session_id = '{session_id}' WHERE vm_id = '{made['vm_id']}'")
     await _again(world)
     await _until_gone(world, made["vm_id"])
     [entry] = await _audit_entries_of(world, "machine.destroy")
     assert "the login that created it is completed" in entry["reason"]
-    await world.until_machine(made["vm_id"], "destroyed")
+    await world.wait_for_machine(made["vm_id"], "destroyed")
     await world.assert_clean(cli)
 
 
 async def test_rows_that_differ_from_the_host_are_corrected(world: World) -> None:
     """Rows determine the host's used capacity: a corrected row counts again."""
     await _begun(world)
-    made = await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})
-    await world.until_machine(made["vm_id"], "running")
-    [before] = await world.controller.ask("GET", "/api/admin/hosts")
+    made = await world.controller.call("POST", "/api/vm/create", {"vmType": "cli"})
+    await world.wait_for_machine(made["vm_id"], "running")
+    [before] = await world.controller.call("GET", "/api/admin/hosts")
     for state in ("stopped", "stopping", "resuming"):
         _change(world, f"UPDATE vms SET status = '{state}'")
         await _again(world)
         wanted = "stopped" if state == "stopping" else "running"
-        await world.until_machine(made["vm_id"], wanted)
+        await world.wait_for_machine(made["vm_id"], wanted)
         if wanted == "stopped":
-            await world.controller.ask("POST", f"/api/vm/{made['vm_id']}/start")
-            await world.until_machine(made["vm_id"], "running")
-    [after] = await world.controller.ask("GET", "/api/admin/hosts")
+            await world.controller.call("POST", f"/api/vm/{made['vm_id']}/start")
+            await world.wait_for_machine(made["vm_id"], "running")
+    [after] = await world.controller.call("GET", "/api/admin/hosts")
     assert after["memoryTakenMib"] == before["memoryTakenMib"] > 0
     await world.assert_clean(made["vm_id"])

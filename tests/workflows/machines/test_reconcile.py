@@ -27,17 +27,17 @@ def _in_database(world: World, *statements: str) -> None:
 
 
 async def _connected(world: World) -> str:
-    session = await world.controller.until(await world.controller.connect("codex"))
+    session = await world.controller.wait_for_session(await world.controller.connect("codex"))
     assert session["status"] == "completed"
     return str(session["cliVM"]["vmId"])
 
 
 async def _until_row(world: World, vm_id: str, status: str) -> dict[str, Any]:
     async with asyncio.timeout(LIMIT_S):
-        view = await world.controller.ask("GET", f"/api/vm/{vm_id}")
+        view = await world.controller.call("GET", f"/api/vm/{vm_id}")
         while view["status"] != status:
             path = f"/api/vm/{vm_id}?after={view['version']}&wait=20"
-            view = await world.controller.ask("GET", path)
+            view = await world.controller.call("GET", path)
     return dict(view)
 
 
@@ -84,24 +84,24 @@ async def test_machine_lost_by_its_host_is_replaced(
 async def test_session_with_an_interrupted_start_is_started(world: World) -> None:
     await world.controller.start()
     world.controller.order(At("create-machines", "before"))
-    with world.controller.held():
+    with world.controller.delayed_workflows():
         session_id = await world.controller.connect("codex")
     assert await world.controller.ended() == -9
     for name in ("journal.db", "journal.db-wal", "journal.db-shm"):
         (world.agent.state_dir / "controller" / name).unlink(missing_ok=True)
     await world.controller.start()
-    session = await world.controller.until(session_id)
+    session = await world.controller.wait_for_session(session_id)
     assert session["status"] == "completed"
 
 
 async def test_session_without_a_workflow_is_failed(world: World) -> None:
     await world.controller.start()
     session_id = await world.controller.connect("codex")
-    cli = (await world.controller.until(session_id))["cliVM"]["vmId"]
+    cli = (await world.controller.wait_for_session(session_id))["cliVM"]["vmId"]
     await world.controller.end()
     _in_database(world, "UPDATE auth_sessions SET ended_at = NULL, status = 'running'")
     await world.controller.start()
-    session = await world.controller.until(session_id)
+    session = await world.controller.wait_for_session(session_id)
     assert (session["status"], session["error"]["code"]) == ("failed", "failed")
     async with asyncio.timeout(LIMIT_S):  # its machine goes, too
         while cli in await world.rows():
@@ -119,7 +119,7 @@ async def test_machines_of_another_installation_stay(world: World) -> None:
         "DELETE FROM installation",
     )
     await world.controller.start()
-    doctor = await world.controller.ask("GET", "/api/doctor")
+    doctor = await world.controller.call("GET", "/api/doctor")
     assert [it["vm_id"] for it in doctor["checks"] if not it["ok"]] == [cli]
     assert list(await world.machines()) == [cli]
 
@@ -128,14 +128,14 @@ async def test_session_waits_for_a_host_agent_killed_during_creation() -> None:
     async with open_world({"boot_s": 3}) as world:
         await world.controller.start()
         session_id = await world.controller.connect("codex")
-        await world.controller.until(session_id, "running")
+        await world.controller.wait_for_session(session_id, "running")
         async with asyncio.timeout(LIMIT_S), world.agent.host() as host:
             while len(await host.machines()) < 2:
                 await asyncio.sleep(0.05)
         os.kill(world.agent.pid, signal.SIGKILL)
         await world.agent.ended()
         await world.agent.start()
-        session = await world.controller.until(session_id)
+        session = await world.controller.wait_for_session(session_id)
         assert session["status"] == "completed", session["error"]
         await world.assert_clean(session["cliVM"]["vmId"])
         assert not list(Path(world.agent.state_dir).glob("machines/*/token"))

@@ -22,8 +22,8 @@ LIMIT_S = 60
 async def create_machine(world: World) -> str:
     """Create a CLI machine and wait until it runs."""
     await world.controller.start()
-    view = await world.controller.ask("POST", "/api/vm/create", {"vmType": "cli"})
-    return str((await world.until_machine(view["vm_id"], "running"))["vm_id"])
+    view = await world.controller.call("POST", "/api/vm/create", {"vmType": "cli"})
+    return str((await world.wait_for_machine(view["vm_id"], "running"))["vm_id"])
 
 
 @asynccontextmanager
@@ -86,7 +86,7 @@ async def test_terminal_outlives_connection_and_controller(world: World) -> None
         await until_shown(socket, b"\r\nbefore\r\n")
     await world.controller.kill()
     await world.controller.start()
-    await world.controller.ask("GET", "/health")
+    await world.controller.call("GET", "/health")
     async with open_terminal(world, vm_id) as socket, open_terminal(world, vm_id) as beside:
         await until_shown(socket, b"\r\nbefore\r\n")
         await until_shown(beside, b"\r\nbefore\r\n")
@@ -114,7 +114,7 @@ async def test_terminal_needs_its_owner_and_valid_parameters(
         with pytest.raises(InvalidStatus):
             async with open_terminal(world, vm_id, query):
                 pass
-    [(_, other)] = (await world.users(1)).items()
+    [(_, other)] = (await world.create_users(1)).items()
     for token, status in (("wrong", 401), (other, 404)):
         with pytest.raises(InvalidStatus) as refused:
             async with open_terminal(world, vm_id, token=token):
@@ -149,8 +149,8 @@ async def test_foreign_origin_is_refused(world: World) -> None:
 
 async def test_stopped_machine_is_reported(world: World) -> None:
     vm_id = await create_machine(world)
-    await world.controller.ask("POST", f"/api/vm/{vm_id}/stop")
-    await world.until_machine(vm_id, "stopped")
+    await world.controller.call("POST", f"/api/vm/{vm_id}/stop")
+    await world.wait_for_machine(vm_id, "stopped")
     async with open_terminal(world, vm_id) as socket:
         end = await read_exec_end(socket)
     assert end.error is not None
