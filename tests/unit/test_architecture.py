@@ -1,4 +1,4 @@
-"""docs/architecture.md prints the tree that is there."""
+"""docs/architecture.md shows the actual tree."""
 
 from __future__ import annotations
 

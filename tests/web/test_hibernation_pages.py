@@ -66,14 +66,14 @@ async def test_typing_resumes_the_machine_and_an_open_page_does_not(
         await page.keyboard.type("echo before\n")
         await _hibernate(world, visit, vm_id)
         await expect(state).to_have_text("Hibernated: type to resume")
-        await page.reload()  # who comes back wants it
+        await page.reload()  # returning to the page resumes it
         await expect(state).to_have_text("Connected")
 
         await _hibernate(world, visit, vm_id)
         await expect(state).to_have_text("Hibernated: type to resume")
         await expect(screen).to_contain_text("[The machine is hibernated. Type to resume it.]")
         await visit.assert_accessible()
-        other = await visit.another_page()  # an event comes, and nobody is at this page
+        other = await visit.another_page()  # an event arrives while this page is in the background
         await other.goto("/machine")
         await expect(other.locator(".machine-badge")).to_have_text("Hibernated")
         await visit.assert_accessible()

@@ -145,7 +145,7 @@ async def test_home_page_follows_a_login_without_reload(world: World, visit: Vis
     await page.evaluate("window.isTheSamePage = true")
     top = await codex.bounding_box()
 
-    other = await visit.another_page()  # started elsewhere: this page hears of it by an event
+    other = await visit.another_page()  # started elsewhere: an event updates this page
     await other.goto(f"{url_of(world)}/")
     await other.locator("#provider-codex").get_by_role("button", name="Connect").click()
     await expect(codex).to_contain_text("Waiting for you")
@@ -349,7 +349,9 @@ async def test_pages_are_light_and_quick(world: World, visit: Visit) -> None:
     for path in ("/", "/settings", "/administration"):
         sizes: list[int] = []
         painted_ms: list[float] = []
-        while len(sizes) < 10 and min(painted_ms, default=9999) > 1000:  # others work beside it
+        while (
+            len(sizes) < 10 and min(painted_ms, default=9999) > 1000
+        ):  # other users work concurrently
             await visit.open(path)
             measured = await visit.page.evaluate(
                 """() => [

@@ -145,7 +145,7 @@ class LocalGuest:
         try:
             streams = await asyncio.open_connection("127.0.0.1", port, limit=CHUNK)
         except ConnectionRefusedError:
-            raise ChannelLost(f"Nobody listens on port {port}") from None
+            raise ChannelLost(f"No process listens on port {port}") from None
         self.connections.append(LocalConnection(*streams))
         return self.connections[-1]
 

@@ -180,7 +180,7 @@ class Visit:
 
     @asynccontextmanager
     async def server_outage(self) -> AsyncIterator[None]:
-        """Accept that requests to the site fail inside the block: its server is down meanwhile."""
+        """Accept failed requests to the site inside the block: its server is down."""
         self._is_server_down = True
         try:
             yield
@@ -204,7 +204,7 @@ class Visit:
         if message.type not in ("error", "warning"):
             return
         where = message.location.get("url", "")
-        # The console tells every answer that is no success; `_response` knows which are faults.
+        # The console reports every failed response; `_response` decides which are faults.
         if re.match("Failed to load resource: the server responded", message.text):
             return
         if self._is_server_down and is_failed_connection(message.text, where, self.url):

@@ -85,6 +85,6 @@ async def allow(page: Page, number: int) -> None:
     """Press an option's key once the permission card accepts it."""
     card = page.locator(".permission[data-state=open]")
     await expect(card).to_be_focused(timeout=LIMIT_S * 1000)
-    await page.wait_for_timeout(800)  # what is typed at once is not meant for the card
+    await page.wait_for_timeout(800)  # keys typed immediately are not meant for the card
     await page.keyboard.press(str(number))
     await expect(card).to_have_count(0)

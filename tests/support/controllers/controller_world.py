@@ -124,7 +124,7 @@ class World:
         return self.url is not None and self.url.startswith("postgresql")
 
     async def expire_leases(self) -> None:
-        """Expire the leases of killed controllers at once."""
+        """Expire the leases of killed controllers now."""
         if self.is_shared:
             await asyncio.to_thread(self._expire_leases)
 

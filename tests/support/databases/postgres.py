@@ -76,7 +76,7 @@ class Cluster:
         self._wait_until_it_answers()
 
     def stop(self) -> None:
-        """Stop the server at once, with all connections."""
+        """Stop the server immediately, with all connections."""
         if self._process is not None:
             self._process.send_signal(signal.SIGINT)
             self._process.wait(_START_LIMIT_S)

@@ -94,7 +94,7 @@ class LocalProcess:
         with suppress(ProcessLookupError):
             self._program.kill()
         assert self._program.stdout is not None
-        with suppress(RuntimeError):  # somebody still reads: then it ends by itself
+        with suppress(RuntimeError):  # a reader is still active, and ends later
             while await self._program.stdout.read(64 * 1024):
                 pass
         await self._program.wait()

@@ -29,7 +29,7 @@ WORLD = "198.51.100.1"
 HOST = "198.51.100.2"
 """The outer namespace's own public address."""
 PRIVATE = ("10.1.2.3", "172.16.5.5", "192.168.7.7", "169.254.169.254", "100.64.9.9")
-"""Addresses in the world that machines must not reach."""
+"""Outside addresses that machines must not reach."""
 GATEWAY = "192.168.100.1"
 GATEWAY_MAC = "02:00:c0:a8:64:01"
 ANY = "0.0.0.0"  # noqa: S104 - within a namespace of the test's own

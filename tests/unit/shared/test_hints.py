@@ -1,4 +1,4 @@
-"""Hints that name commands and settings are written down in one place."""
+"""Hints that name commands or settings are defined in one module."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from browser import Visit
 from chat_page import allow, answers, ask, create_chat, open_chat, say, until_idle
 from playwright.async_api import expect
 
-# -- turns ---------------------------------------------------------------------------------------
+# -- turns -----------------------------------------------------------------------------------------
 
 
 async def test_message_gets_an_answer(visit: Visit) -> None:
@@ -108,7 +108,7 @@ async def test_stopped_machine_can_be_started_from_the_chat(visit: Visit) -> Non
     await expect(answers(page).last).to_contain_text("Are you there?")
 
 
-# -- permissions ---------------------------------------------------------------------------------
+# -- permissions -----------------------------------------------------------------------------------
 async def test_permission_is_allowed_with_a_key(visit: Visit) -> None:
     await create_chat(visit)
     page = visit.page
@@ -184,7 +184,7 @@ async def test_two_tabs_stay_in_sync(visit: Visit) -> None:
     assert logs[0] == logs[1]
 
 
-# -- what is hostile -----------------------------------------------------------------------------
+# -- hostile output --------------------------------------------------------------------------------
 
 
 async def test_model_output_is_never_script(visit: Visit) -> None:

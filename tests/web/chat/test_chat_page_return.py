@@ -153,7 +153,7 @@ async def test_earlier_turns_load_on_request(world_and_visit: tuple[World, Visit
     after = await asked.nth(12).bounding_box()
     assert before
     assert after
-    assert abs(before["y"] - after["y"]) < 4  # what was looked at stays where it was
+    assert abs(before["y"] - after["y"]) < 4  # the viewed message stays in place
     await visit.page.get_by_role("button", name="Show earlier messages").click()
     await expect(asked).to_have_text([f"question {it}" for it in range(1, 31)])
     await expect(visit.page.locator("[data-earlier]")).to_be_hidden()

@@ -128,7 +128,7 @@ async def test_interrupted_reader_sees_the_same(modules: ModulePage, seed: int) 
     at = 0
     while at < len(events):
         upto = min(len(events), at + chance.randrange(1, 5))
-        seen += events[max(0, at - chance.randrange(4)) : upto]  # comes again from a bit before
+        seen += events[max(0, at - chance.randrange(4)) : upto]  # repeats the last events
         at = upto
     assert await _apply(modules, seen) == await _apply(modules, events)
 

@@ -1,4 +1,4 @@
-"""Accounts on a real controller: what only its whole way from socket to store can show."""
+"""Accounts on a real controller, from the socket to the store."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def test_session_starts_are_rate_limited_with_retry_after() -> None:
         async with await ben.by_token("connect") as client:
             assert (await client.post("/api/auth/start", json=asked)).status_code == 202
         for _ in range(3):
-            await world.controller.connect("codex")  # this machine's own administrator
+            await world.controller.connect("codex")  # the local administrator
 
 
 async def test_client_address_cannot_be_forged(world: World) -> None:

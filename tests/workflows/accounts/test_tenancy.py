@@ -114,7 +114,7 @@ class Tenants:
                         continue
                     answer = await client.request(**it.request(self.firsts | VALUES))
                     assert answer.status_code != 401, it
-                    if not it.path.endswith("/usage"):  # the usage of a machine changes by itself
+                    if not it.path.endswith("/usage"):  # a machine's usage always changes
                         seen[str(it)] = _OF_THE_MOMENT.sub("", answer.text)
         return json.dumps(seen, indent=1)
 
@@ -230,7 +230,7 @@ async def test_anonymous_requests_get_401_from_all_but_public_operations(
                 asked = it.request(tenants.firsts | VALUES)
                 answer = await client.request(**asked, headers=headers)
                 assert answer.status_code == 401, (str(it), answer.text)
-    assert opened <= OPEN, "a stranger may ask something new: say so in OPEN"
+    assert opened <= OPEN, "a new public operation: add it to OPEN"
     assert await tenants.estate() == before
 
 

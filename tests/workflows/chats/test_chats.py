@@ -56,7 +56,7 @@ async def test_streamed_and_stored_events_are_equal(chat: ChatClient) -> None:
         assert joined_text(stored, kind) == joined_text(heard, kind)
     others = [it for it in heard if it["kind"] not in ("text", "thought")]
     assert [it for it in stored if it["kind"] not in ("text", "thought")] == others
-    assert len([it for it in heard if it["kind"] == "text"]) > 20, "it came piece by piece"
+    assert len([it for it in heard if it["kind"] == "text"]) > 20, "the answer is streamed"
 
 
 @pytest.mark.parametrize(("choice", "text"), [("allow_once", "Wrote"), ("reject_once", "skipped")])
@@ -229,7 +229,7 @@ async def test_turn_of_a_stopped_controller_is_interrupted(world: World, chat: C
 async def test_chat_continues_after_host_agent_and_machine_restart(
     world: World, chat: ChatClient
 ) -> None:
-    """Simulated machines end with their host agent, so both are gone at once."""
+    """Simulated machines end with their host agent, so both end together."""
     number = await chat.send("slowly: 400")
     await chat.wait_for("text", number)
     machine = (await chat.view())["vmId"]
@@ -255,7 +255,7 @@ async def test_lost_conversation_restarts_with_a_notice(world: World, chat: Chat
     events = await chat.run_turn("what did I say")
     [notice] = [it for it in events if it["kind"] == "notice"]
     assert notice["code"] == "session-lost"
-    assert "blue door" in joined_text(events), "the CLI was told what had been said"
+    assert "blue door" in joined_text(events), "the CLI received the history"
 
 
 async def test_chats_of_other_users_are_not_found(world: World, chat: ChatClient) -> None:
@@ -315,7 +315,7 @@ async def test_every_controller_serves_a_chat(postgres: Any) -> None:
         )
         assert joined_text(one) == joined_text(two)
         logs = "".join(it.log.read_text() for it in (world.controller, other))
-        assert logs.count("the agent of codex runs") == 1, "who holds the agent does the turn"
+        assert logs.count("the agent of codex runs") == 1, "its controller runs the turn"
         number = await chat.send("slowly: 500")
         await chat.wait_for("text", number)
         await elsewhere.controller.call("POST", f"{chat.path}/stop")

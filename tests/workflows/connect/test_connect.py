@@ -192,7 +192,7 @@ async def test_failed_undo_is_retried_by_the_reconciler(world: World) -> None:
     assert (await world.controller.wait_for_session(session_id))["status"] == "failed"
     await world.agent.start()
     await world.controller.end()
-    await world.controller.start()  # the reconciler runs at once
+    await world.controller.start()  # the reconciler runs at its start
     async with asyncio.timeout(60):
         while await world.rows():
             await asyncio.sleep(0.2)

@@ -104,7 +104,7 @@ async def test_credentials_of_a_hostile_machine_are_rejected(world: World) -> No
     await world.controller.start()
     credential_id, vm_id = await _connected(world)
     before = await world.credentials(vm_id, "codex")
-    foreign = {**before, "tokens": {**before["tokens"], "account_id": "somebody-else"}}
+    foreign = {**before, "tokens": {**before["tokens"], "account_id": "another-account"}}
     for held in (
         foreign,
         {"tokens": {}},

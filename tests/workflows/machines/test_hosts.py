@@ -73,7 +73,7 @@ async def test_session_moves_from_a_dead_host(step: str) -> None:
         assert await _host_of(world, cli) == "b"
         await world.agents["a"].start()
         await world.controller.end()
-        await world.controller.start()  # the reconciler runs at once
+        await world.controller.start()  # the reconciler runs at its start
         await world.wait_until_clean(cli)
 
 

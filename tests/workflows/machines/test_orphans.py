@@ -38,7 +38,7 @@ async def _begun(world: World) -> None:
 
 
 async def _again(world: World) -> None:
-    """Restart the controller, whose reconciler runs at once."""
+    """Restart the controller, whose reconciler runs at its start."""
     await world.controller.end()
     await _begun(world)
 

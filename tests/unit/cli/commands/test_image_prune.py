@@ -40,7 +40,7 @@ def test_only_old_unused_images_are_removed(folders: tuple[Path, Path]) -> None:
     machine(machines, "cli-3333")
     with (opened / "root.img").open("rb"):
         assert pruned("--dry-run")["dry_run"] is True
-        assert old.exists(), "it was only to be said"
+        assert old.exists(), "a dry run removes nothing"
         answer = pruned()
     assert [row["image"] for row in answer["removed"]] == ["cli-2222"]  # type: ignore[attr-defined]
     assert answer["in_use"] == ["browser-4444", "cli-3333"]

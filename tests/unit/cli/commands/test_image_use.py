@@ -51,7 +51,7 @@ def test_pinned_image_is_used_over_newer_ones(images: Path) -> None:
     assert ImageStore(images).require("browser").name == "browser-4444"
     found = ImageStore(images).find("cli")
     assert found is not None
-    assert found.name == "cli-3333", "a build would make it again"
+    assert found.name == "cli-3333", "a build would recreate it"
     current_image(images, "cli-5555")
     assert next_cli(images) == "cli-1111"
     assert answer("use", "--newest", "browser") == {"pinned": {"cli": "cli-1111"}}
@@ -118,4 +118,4 @@ def test_pinned_image_is_never_pruned(images: Path) -> None:
     answer("use", "cli-1111")
     assert [row["image"] for row in answer("prune")["removed"]] == ["cli-2222"]
     assert next_cli(images) == "cli-1111"
-    assert (images / "cli-3333").exists(), "the current one stays to go back to"
+    assert (images / "cli-3333").exists(), "the current image stays available"

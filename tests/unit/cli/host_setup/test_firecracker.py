@@ -173,7 +173,7 @@ def test_truncated_archive_is_refused(target: TargetRoot, mirror: Mirror, tmp_pa
 def test_mirror_failures_are_reported(target: TargetRoot, mirror: Mirror) -> None:
     assert "404" in refused(item(target, "0" * 64, mirror.url), Unavailable)
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # bound, and nobody listens
+        taken.bind(("127.0.0.1", 0))  # bound, but not listening
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
         text = refused(item(target, "0" * 64, url), Unavailable)
     assert "--firecracker-archive" in text
@@ -191,7 +191,7 @@ def test_interrupted_download_installs_nothing(
     with subprocess.Popen([sys.executable, "-c", INSTALL, *text], env=env) as installing:
         assert mirror.asked.wait(60)
         installing.send_signal(number)
-        assert installing.wait(15) != 0, "Ctrl-C does not wait for a mirror that says nothing"
+        assert installing.wait(15) != 0, "Ctrl-C does not wait for a silent mirror"
     mirror.go_on.set()
     it = item(target, sha256, mirror.url)
     assert it.check().state is State.MISSING

@@ -56,9 +56,7 @@ def test_data_and_key_stay_without_purge(root: Path) -> None:
     assert len(answer["kept"]) == 3, answer
     assert data.read_bytes() == b"people's"
     assert (root / "etc/polydev/encryption-key").read_bytes() == key
-    assert f"polydev:x:{owner}:" in (root / "etc/passwd").read_text(), (
-        "its number is not given anew"
-    )
+    assert f"polydev:x:{owner}:" in (root / "etc/passwd").read_text(), "its uid is not reused"
     assert not list((root / "etc/systemd/system").glob("polydev*"))
     assert not (root / "usr/local/lib/polydev").exists()
 
@@ -130,7 +128,7 @@ def test_a_unit_or_program_of_another_version_is_replaced(root: Path) -> None:
     assert unit.read_bytes() == ours
     stored = sorted(path.name for path in copies.glob("app-*"))
     assert stored == sorted([current.name, "app-0123456789abcdef"]), (
-        "what ran before, and no halves"
+        "the previous installation, complete"
     )
 
 

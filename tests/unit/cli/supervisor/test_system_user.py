@@ -32,7 +32,7 @@ OTHER_USER = system_user.Account("nobody", 65534, "nogroup", 65534)
 
 def test_the_copy_runs_as_another_user_and_has_the_same_recipes(open_folder: Path) -> None:
     program = system_user.copy_program(open_folder)
-    assert system_user.copy_program(open_folder) == program, "made once"
+    assert system_user.copy_program(open_folder) == program, "created once"
     output = subprocess.run(
         [*OTHER_USER.setpriv(), sys.executable, "-P", "-c", HASHES],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(program)},

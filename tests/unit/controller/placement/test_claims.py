@@ -1,4 +1,4 @@
-"""Claims at the same time never take more than there is, on both databases."""
+"""Concurrent claims never exceed the capacity, on both databases."""
 
 from __future__ import annotations
 

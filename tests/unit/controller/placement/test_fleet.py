@@ -1,4 +1,4 @@
-"""Hosts are chosen by what is free, and never given more than they have."""
+"""Hosts are chosen by free capacity, which is never exceeded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RESOURCES = st.builds(Resources, st.integers(1, 4096), st.integers(1, 4), st.jus
 
 
 def host(name: str, memory_mib: int = 4096, **more: object) -> VmHost:
-    """A host that takes machines, unless `more` says otherwise."""
+    """A host that accepts machines, unless `more` changes that."""
     values: dict[str, object] = {
         "host_id": HostId(name),
         "socket": f"/run/{name}.sock",

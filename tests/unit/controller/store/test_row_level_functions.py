@@ -80,7 +80,7 @@ def _anns(kind: Any, name: str) -> Any:  # noqa: PLR0911
         return kind(**{field: _anns(hints[field], field) for field in fields})
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return next(iter(kind))
-    assert kind in (str, Any), f"say in _OTHERS what to hand to a {kind}"
+    assert kind in (str, Any), f"add an argument to _OTHERS for a {kind}"
     return f"ann-{name}"
 
 

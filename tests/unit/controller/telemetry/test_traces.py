@@ -1,4 +1,4 @@
-"""Traces: off without a cost, and to a real collector without disturbing anything."""
+"""Traces: free when off, and harmless when the collector fails."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ async def test_broken_collector_does_not_slow_the_controller(
             if trouble == "hangs":
                 url = silent
             async with traces.export_traces(url, SecretStr(f"authorization=Bearer {SECRET}"), 1):
-                for _ in range(5000):  # more than waits
+                for _ in range(5000):  # more than the queue holds
                     with traces.span("x"):
                         pass
                 ended = time.monotonic()
@@ -118,7 +118,7 @@ async def test_broken_collector_does_not_slow_the_controller(
 
 
 class _silent:  # noqa: N801 - used as a context
-    """Somebody who takes connections and says nothing."""
+    """A server that accepts connections and never answers."""
 
     async def __aenter__(self) -> str:
         self._over = asyncio.Event()

@@ -1,4 +1,4 @@
-"""The vault: opens what Node wrote, seals what Node opens, and notices every change."""
+"""The vault: compatible with the Node.js controller, and detects every change."""
 
 from __future__ import annotations
 

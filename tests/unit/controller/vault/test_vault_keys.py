@@ -1,4 +1,4 @@
-"""Several keys: one seals, any opens; which ones a database takes, and which it refuses."""
+"""Several keys: one seals, each opens; a database refuses wrong and weak ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scripts of the pages know errors by the codes that there are."""
+"""The pages' scripts name only existing error codes."""
 
 from __future__ import annotations
 

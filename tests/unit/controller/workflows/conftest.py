@@ -1,4 +1,4 @@
-"""The database of tests that need no controller."""
+"""Database fixture of tests without a controller."""
 
 from __future__ import annotations
 

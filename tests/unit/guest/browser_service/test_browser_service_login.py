@@ -144,12 +144,12 @@ async def test_only_urls_of_the_provider_are_accepted(tmp_path: Path) -> None:
         assert login.url is not None
         assert login.url.text == URL
         assert login.step is Step.WAITING_FOR_USER
-        # A browser that never comes is told, and does not end the login.
+        # A browser that never starts is reported, and does not end the login.
         assert await login.wait_for(lambda: "Chromium opened no page" in login.browser_error, 20)
         assert not login.has_ended
         for number in range(20):
             login.url_arrived(URL.replace("S1", f"T{number}"))
-        assert login.url.state == "T5"  # ten URLs a login, the refused ones counted
+        assert login.url.state == "T5"  # ten URLs per login, including refused ones
 
 
 async def test_wait_is_notified_and_limited(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_no_text_crashes_the_checks(text: str) -> None:
         lambda: callback_url(text, RECIPE, ASKED),
         lambda: code_to_type(text, RECIPE, ASKED),
     ):
-        # None of these is ever made up by chance, so the one right answer is a refusal.
+        # None of these occurs by chance, so the only right answer is a refusal.
         with pytest.raises(UrlRefused):
             check()
 

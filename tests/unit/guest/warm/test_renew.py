@@ -35,7 +35,7 @@ CONFIG = MachineConfig(
     ca_pem=b"an authority\n",
     token="its own token",
 )
-# A guest's folders, a NIC, an sshd that starts anew, and a program that marks memory.
+# A guest's folders, a NIC, an sshd that restarts, and a program that marks memory.
 PLACE = """
 set -e
 mount --make-rprivate /
@@ -93,7 +93,7 @@ def renewed(given: bytes, *, more: Sequence[str] = ()) -> subprocess.CompletedPr
     `more`: a second script and its arguments.
     """
     script = (WARM / "renew.pl").read_text()
-    # The clock is this computer's, and no namespace has one of its own.
+    # Namespaces share the clock of this computer.
     script = script.replace("set_clock($clock);\n", "")
     return subprocess.run(
         [*_APART, "bash", "-c", PLACE + "".join(more[:1]) + REPORT, "bash", script, *more[1:]],

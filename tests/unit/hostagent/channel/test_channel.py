@@ -38,7 +38,7 @@ async def channel(peer: Peer) -> AsyncIterator[Channel]:
     await made.close()
 
 
-# -- connecting -----------------------------------------------------------------------------------
+# -- connecting ------------------------------------------------------------------------------------
 
 
 async def test_silent_peer_times_out(peer: Peer) -> None:
@@ -106,7 +106,7 @@ async def test_connects_once_the_peer_listens(peer: Peer) -> None:
         nonlocal tries
         tries += 1
         if tries < 3:
-            raise ChannelLost("nobody yet")
+            raise ChannelLost("not listening yet")
         return await peer.open()
 
     channel = channel_to(third_time)
@@ -127,7 +127,7 @@ async def test_host_ssh_configuration_is_ignored(
     assert peer.connections[0].get_extra_info("username") == "root"
 
 
-# -- programs -------------------------------------------------------------------------------------
+# -- programs --------------------------------------------------------------------------------------
 
 
 async def test_lost_connection_is_reported_and_reopened(peer: Peer, channel: Channel) -> None:
@@ -279,7 +279,7 @@ async def test_peer_messages_are_bounded_and_printable(peer: Peer) -> None:
     await channel.close()
 
 
-# -- files ----------------------------------------------------------------------------------------
+# -- files -----------------------------------------------------------------------------------------
 
 
 class Endless(asyncssh.SFTPServer):

@@ -138,7 +138,7 @@ async def test_existing_file_is_replaced_only_on_request(
 async def test_failed_upload_leaves_nothing(files: FileBrowser, tmp_path: Path) -> None:
     async def broken() -> AsyncIterator[bytes]:
         yield b"x" * 600_000
-        raise ChannelLost("whoever sent it is gone")
+        raise ChannelLost("the sender has disconnected")
 
     with pytest.raises(ChannelLost):
         await files.upload(b"/broken", broken(), MOST, replace=False)

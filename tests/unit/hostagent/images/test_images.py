@@ -369,7 +369,7 @@ async def test_killed_build_leaves_no_program_and_no_image(
     assert _processes_naming(str(root)) == []
     images = ImageStore(root)
     assert images.list() == []
-    assert len(_remains(images)) == 1, "the unfinished folder, under its own name"
+    assert len(_remains(images)) == 1, "the unfinished folder has a temporary name"
 
 
 async def test_manifest_matches_its_documentation(

@@ -253,7 +253,7 @@ async def test_hibernated_machine_keeps_its_address_and_is_not_swept(
     assert machines.view(other).ip_address != machines.view(vm_id).ip_address
 
 
-# What cannot be used ---------------------------------------------------------------------------
+# Unusable memory ----------------------------------------------------------------------------------
 
 
 def lose_the_key(host: SimulatedHost, path: Path) -> None:
@@ -309,7 +309,7 @@ async def test_unusable_memory_is_discarded_and_the_boot_gives_the_reason(
     await machines.stop(vm_id)
     later = await machines.start(vm_id, 10)
     assert later.wake is not None
-    assert later.wake.reason == "", "it was told once"
+    assert later.wake.reason == "", "the reason is reported once"
 
 
 async def test_unresponsive_resumed_guest_is_booted(
@@ -317,7 +317,7 @@ async def test_unresponsive_resumed_guest_is_booted(
 ) -> None:
     vm_id = await made(machines)
     await machines.hibernate(vm_id)
-    host.goes_on, host.wake_limit_s = False, 0.5  # to wake: to boot there is time
+    host.goes_on, host.wake_limit_s = False, 0.5  # for the resume; there is time to boot
     another = await host.agent()
     view = await another.start(vm_id, 60)
     await another.close()

@@ -94,9 +94,9 @@ class Scene:
         pids = self.world.driver.find_orphans([])
         assert not writer.temporary_path(folder.memory).exists()
         if self.state is MachineState.RUNNING:
-            assert not folder.memory.exists(), "beside its memory it must not run"
+            assert not folder.memory.exists(), "it runs although its memory file exists"
             assert [self.machines.view(self.vm_id).pid] == pids
-            assert process_state(pids[0]) != "T", "it should run, and stands still"
+            assert process_state(pids[0]) != "T", "it should run, but is paused"
             assert self.world.driver.memories[pids[0]] == MEMORY
         else:
             assert self.state is MachineState.HIBERNATED
@@ -303,7 +303,7 @@ async def test_vmm_killed_at_any_step_leaves_a_usable_machine(
         async with asyncio.timeout(10):
             while set(killed) & set(scene.world.driver.find_orphans([])):
                 await asyncio.sleep(0.01)
-        await asyncio.sleep(0.05)  # what watches the VMM has its turn
+        await asyncio.sleep(0.05)  # lets the watcher of the VMM run
         async with asyncio.timeout(10):
             await scene.perform("resume")
         view = scene.machines.view(scene.vm_id)

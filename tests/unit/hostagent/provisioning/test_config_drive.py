@@ -1,4 +1,4 @@
-"""The config drive: what the guest's own tools read from it, and what is never put on it."""
+"""The config drive: readable by the guest's tools, and free of certain secrets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A machine's new disk: cheap, sparse, whole or not at all."""
+"""A machine's new disk: cheap, sparse and atomically created."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ async def test_disk_takes_milliseconds_with_a_template(tmp_path: Path) -> None:
 
 async def test_existing_disk_is_not_changed(tmp_path: Path) -> None:
     disk = tmp_path / "disk.img"
-    disk.write_bytes(b"the person's files")
+    disk.write_bytes(b"the user's files")
     await make_disk(disk, SIZE_MIB, uid=0, cache_dir=tmp_path / "cache")
-    assert disk.read_bytes() == b"the person's files"
+    assert disk.read_bytes() == b"the user's files"
 
 
 async def test_concurrent_creations_share_one_template(tmp_path: Path) -> None:

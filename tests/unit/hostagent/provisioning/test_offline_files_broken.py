@@ -1,4 +1,4 @@
-"""Files written into a stopped machine's disk: damaged disks, and writing that is cut short."""
+"""Files written into a stopped machine's disk: damaged disks and interrupted writes."""
 
 from __future__ import annotations
 

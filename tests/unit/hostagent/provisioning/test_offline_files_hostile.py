@@ -1,4 +1,4 @@
-"""Files written into a stopped machine's disk: what a hostile guest may have left there."""
+"""Files written into a stopped machine's disk: traps of a hostile guest."""
 
 from __future__ import annotations
 
@@ -214,7 +214,9 @@ async def test_tools_run_unprivileged_without_the_secret_in_arguments(
         begun.append(repr((argv, how["env"])))
         return await begin(*argv, **how)
 
-    with tempfile.TemporaryDirectory(prefix="pdt-") as name:  # pytest's own is closed to nobody
+    with tempfile.TemporaryDirectory(
+        prefix="pdt-"
+    ) as name:  # the user nobody cannot enter pytest's own folder
         folder = Path(name)
         folder.chmod(0o777)
 

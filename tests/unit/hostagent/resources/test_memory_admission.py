@@ -1,4 +1,4 @@
-"""A host admits no machine that it has no memory for."""
+"""A host refuses machines that exceed its memory."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ async def test_stopped_and_hibernated_machines_free_memory_and_stay_if_refused(
         await host.machines.destroy(vm_id)
     resumed = await host.machines.start(hibernated, 10)
     assert resumed.wake is not None
-    assert resumed.wake.how == "resumed", "it kept its memory while it was refused"
+    assert resumed.wake.how == "resumed", "its saved memory survived the refusal"
     await host.machines.start(stopped, 10)
 
 

@@ -1,4 +1,4 @@
-"""Standby clones: who takes one, and when they are evicted."""
+"""Standby clones: assignment and eviction."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ async def test_taken_clone_is_replaced(host: WarmHost) -> None:
         [second] = standby_ids(machines)
         assert first != second
         await machines.destroy(asked.vm_id)
-        assert standby_ids(machines) == [second], "who waits is disturbed by nobody's end"
+        assert standby_ids(machines) == [second], "the other clone survives"
     assert host.is_empty
 
 
@@ -265,7 +265,7 @@ async def test_hanging_standby_clone_leaves_time_to_clone(host: WarmHost) -> Non
         asked = browser_request().model_copy(update={"ready_timeout_s": 30})
         view = await machines.create(asked)
         assert view.is_clone
-        assert host.templates, "it is not the template's fault"
+        assert host.templates, "the template is not to blame"
         await machines.destroy(asked.vm_id)
 
 

@@ -30,7 +30,7 @@ async def test_concurrent_requests_store_one_complete_shape(
     replace = Path.replace
 
     def replace_slowly(path: Path, target: Path) -> Path:
-        time.sleep(0.05)  # so that whoever may write meanwhile does
+        time.sleep(0.05)  # gives concurrent writers time
         return replace(path, target)
 
     monkeypatch.setattr(Path, "replace", replace_slowly)

@@ -1,4 +1,4 @@
-"""The warm pool on a simulated host: what it clones, and what boots."""
+"""The warm pool on a simulated host: machines that are cloned, and machines that boot."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def test_first_browser_machine_boots_and_the_next_is_cloned(host: WarmHost
         assert not (await create_and_destroy(machines)).is_clone
         await until_template_ready(machines)
         assert (await create_and_destroy(machines)).is_clone
-        assert (await create_and_destroy(machines)).is_clone, "a template serves many"
+        assert (await create_and_destroy(machines)).is_clone, "a template serves several clones"
     assert host.is_empty
     assert len(host.templates) == 1
 
@@ -91,7 +91,7 @@ async def test_only_browser_machines_of_its_shape_are_cloned(host: WarmHost) -> 
         assert not (await create_and_destroy(machines, browser_request(memory_mib=4096))).is_clone
         await until_template_ready(machines)
         assert (await create_and_destroy(machines, browser_request(memory_mib=4096))).is_clone
-        assert len(host.templates) == 1, "the one for the other shape took its place"
+        assert len(host.templates) == 1, "the template of the other size replaced it"
 
 
 async def test_template_of_other_settings_is_not_used(host: WarmHost) -> None:

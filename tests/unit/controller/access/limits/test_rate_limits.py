@@ -62,7 +62,7 @@ async def test_concurrent_takes_do_not_exceed_capacity(store: Database) -> None:
         async with store.write() as connection:
             return await rate_limits.take(connection, buckets, now())
 
-    for number in range(10):  # whose rows are there first is chance
+    for number in range(10):  # the order of the rows is random
         buckets = [Bucket(f"a{number}", 5, 0.001), Bucket(f"b{number}", 50, 0.001)]
         waits = await asyncio.gather(*(take(buckets[::turn]) for turn in (1, -1) * 10))
         assert waits.count(0) == 5
@@ -131,11 +131,11 @@ async def test_attacker_elsewhere_cannot_lock_out_a_signed_in_user(
 async def test_refused_attempt_leaves_no_rows(make_access: MakeAccess, store: Database) -> None:
     access = await make_access(sign_ins_per_hour=6)
     assert await _attempts(access, 2) == 1
-    for number in range(5):  # names that nobody has
+    for number in range(5):  # unknown names
         assert await _attempts(access, 1, f"p{number}@example.test") == 0
     async with store.read() as connection:
         found = (await connection.execute(sa.select(rows.c.key))).scalars().all()
-    assert len(found) == 2, found  # the network's, and the address that was looked at
+    assert len(found) == 2, found  # rows of the network and of the requested address
 
 
 async def test_sign_ups_are_rate_limited(make_access: MakeAccess) -> None:

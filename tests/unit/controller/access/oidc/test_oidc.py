@@ -217,7 +217,7 @@ async def test_unverified_address_is_refused(
 
 async def test_address_can_come_from_userinfo(access: Access, provider: OpenIdProvider) -> None:
     provider.user_info = {"sub": "subject-2", **ANN}
-    with pytest.raises(NotAllowed, match="not verified"):  # it is somebody else's
+    with pytest.raises(NotAllowed, match="not verified"):  # another user's address
         await _sign_in(access, provider)
     provider.user_info = {"sub": "subject-1", **ANN}
     assert (await _sign_in(access, provider)).user.email == "ann@example.test"

@@ -230,7 +230,7 @@ async def test_disabled_user_loses_access_at_once(access: Access) -> None:
             await access.authenticate(request)
     with pytest.raises(NotSignedIn, match="disabled"):
         await access.accounts.sign_in(ANN, PASSWORD, from_browser())
-    with pytest.raises(NotSignedIn) as caught:  # whoever only knows the address learns nothing
+    with pytest.raises(NotSignedIn) as caught:  # the answer reveals no account
         await access.accounts.sign_in(ANN, "a wrong password", from_browser())
     assert caught.value.line() == WRONG
     assert (await access.administration.enable(root, caller.user_id)).disabled_at is None

@@ -137,7 +137,7 @@ async def test_only_valid_secrets_authenticate(access: Access) -> None:
     ):
         with pytest.raises(NotSignedIn):
             await access.authenticate(from_browser(cookie))
-    with pytest.raises(NotSignedIn):  # a header that says nothing is no way around the cookie
+    with pytest.raises(NotSignedIn):  # an empty header does not replace the cookie
         await access.authenticate(from_browser(new_sign_in.secret, authorization="Basic abc"))
 
 

@@ -58,7 +58,7 @@ async def test_stalled_reader_loses_its_stream(
         try:
             yield "never taken"
         finally:
-            ended.append("told")
+            ended.append("notified")
 
     async def receive() -> Any:
         await asyncio.Event().wait()
@@ -75,7 +75,7 @@ async def test_stalled_reader_loses_its_stream(
         await stream({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
 
     await asyncio.wait_for(begin_and_stall(), LIMIT_S)
-    assert ended == ["told", "held"]
+    assert ended == ["notified", "held"]
 
 
 @pytest.mark.parametrize("may", [True, False])

@@ -49,7 +49,7 @@ def _app(public_url: str | None = None) -> httpx.AsyncClient:
     async def raise_it(which: str) -> None:
         if which in _RAISED:
             raise _RAISED[which]
-        raise RuntimeError("a secret that no answer may tell")
+        raise RuntimeError("a secret that no answer may contain")
 
     @api.post("/body")
     async def take(body: _Body) -> int:

@@ -99,7 +99,7 @@ def test_growing_output_is_reported_in_steps() -> None:
     )
     shown = [data["content"][0]["text"] for _, data in events if "content" in data]
     assert shown[-1] == "line\n" * 1000
-    assert len(shown) < 50, "not the whole for each line"
+    assert len(shown) < 50, "not the complete output for each line"
 
 
 def test_permission_for_an_unknown_call_reports_the_call_first() -> None:

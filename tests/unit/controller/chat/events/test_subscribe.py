@@ -80,7 +80,7 @@ async def test_published_events_never_change() -> None:
 
 @pytest.mark.parametrize("every", [1, 7, 1000])
 async def test_subscribers_get_each_event_once_in_order(database: Database, every: int) -> None:
-    """Events are in memory, stored, or moved from one to the other meanwhile."""
+    """Events are in memory, in the database, or on the way there."""
     live_turns = LiveTurns()
     heard: dict[int, list[ChatEvent]] = {0: [], 1: [], 2: []}
 

@@ -58,7 +58,7 @@ async def _seen(store: Database, user: UserId | None) -> set[str]:
         return {row.id for row in await connection.execute(sa.text("SELECT id FROM users"))}
 
 
-# -- who a transaction acts as ---------------------------------------------------------------------
+# -- roles of transactions -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ async def test_nul_character_is_a_bad_request(store: Database) -> None:
         await _add(store, "nul\0")
 
 
-# -- word of changes -------------------------------------------------------------------------------
+# -- notifications ---------------------------------------------------------------------------------
 
 
 async def test_change_notifies_other_controllers(store: Database, another: Database) -> None:
@@ -177,7 +177,7 @@ async def _listens(store: Database) -> None:
 async def test_reconnects_after_a_server_restart(own_cluster: Cluster, tmp_path: Path) -> None:
     url = own_cluster.database()
     store = open_database(url, tmp_path)
-    await _listens(store)  # before it has changed anything: its own words it does not hear
+    await _listens(store)  # before its own first change: it ignores its own notifications
     await asyncio.gather(*(_add(store, f"p{number}") for number in range(8)))
     heard = store.next_change()
     own_cluster.stop()
@@ -186,7 +186,7 @@ async def test_reconnects_after_a_server_restart(own_cluster: Cluster, tmp_path:
     own_cluster.start()
     for _ in range(10):
         assert len(await _seen(store, None)) == 8
-    await asyncio.wait_for(heard.wait(), LIMIT_S)  # something may have been missed meanwhile
+    await asyncio.wait_for(heard.wait(), LIMIT_S)  # notifications may have been missed
     await store.close()
 
 
@@ -204,7 +204,7 @@ async def test_transaction_aborted_by_the_server_is_reported(
     assert await _seen(store, ANN) == {"ann"}
 
 
-# -- what it says when it cannot be used -----------------------------------------------------------
+# -- error messages --------------------------------------------------------------------------------
 
 
 async def _refusal(url: str, folder: Path) -> BadSettings:
@@ -273,7 +273,7 @@ def _drop_roles(cluster: Cluster) -> None:
     cluster.administer("DROP ROLE polydev_worker, polydev_person")
 
 
-# -- migrating -------------------------------------------------------------------------------------
+# -- migrations ------------------------------------------------------------------------------------
 
 
 async def test_concurrent_starts_migrate_once(postgres: Cluster, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_filter_results_are_escaped() -> None:
 def test_icon_label_is_escaped() -> None:
     html = rendered("{{ icon('check', x) }}", x=EVIL)
     assert "<script>" not in html
-    assert html.count('"') == 8  # class, role, aria-label, href: none of them was left
+    assert html.count('"') == 8  # class, role, aria-label and href are complete
 
 
 def test_icon_without_label_is_hidden_from_screen_readers() -> None:

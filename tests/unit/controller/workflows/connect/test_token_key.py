@@ -1,4 +1,4 @@
-"""The key of browser machines' tokens is every controller's, and an earlier version's stays."""
+"""Controllers share the key of browser machines' tokens, even an earlier version's."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def test_key_file_of_an_earlier_version_is_imported_once(
     earlier, stored = tmp_path / "browser-token-key", bytes(range(32))
     earlier.write_text(f"{stored.hex()}\n")
     assert await token_key(database, vault, earlier) == stored
-    assert not earlier.exists(), "it would lie there for anybody to read"
+    assert not earlier.exists(), "the key file would stay readable"
     assert await token_key(database, vault, earlier) == stored
     async with database.read() as connection:
         [row] = (await connection.execute(sa.select(shared_secrets))).all()

@@ -1,4 +1,4 @@
-"""The engine on both databases: what is kept of a workflow, what not, and who goes on with it."""
+"""The engine on both databases: stored results, secrets, and continuation after a crash."""
 
 from __future__ import annotations
 

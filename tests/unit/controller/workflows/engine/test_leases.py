@@ -118,9 +118,9 @@ async def test_only_dead_executors_are_taken_over(
     await _begun(database, "dead", 0)
     await _begun(database, "dead and idle", 0)
     await _begun(database, "alive", 60)
-    engine = BusyEngine("dead", "of nobody", "alive")
+    engine = BusyEngine("dead", "unowned", "alive")
     await _look(database, engine)
-    assert engine.taken == [{"dead", "dead and idle", "of nobody"}]
+    assert engine.taken == [{"dead", "dead and idle", "unowned"}]
     assert await _rows(database) == 1
     assert await _alive(database) == {"alive"}
 
@@ -154,8 +154,8 @@ async def test_interrupted_takeover_is_repeated_by_another_monitor(
     looking.cancel()
     await asyncio.wait({looking})
     await _look(database, second)
-    assert second.taken == [], "the first one's claim was valid still"
-    assert await _alive(database) == frozenset(), "a claim is no controller"
+    assert second.taken == [], "the first controller's claim was still valid"
+    assert await _alive(database) == frozenset(), "a claim does not count as a controller"
     await _age(database, leases.VALID_S)
     await _look(database, second)
     assert second.taken == [{"dead"}]

@@ -1,4 +1,4 @@
-"""Sagas over the real engine: order, undoing, limits, trying again, interruption."""
+"""Sagas over the real engine: order, undo, time limits, retries and interruption."""
 
 from __future__ import annotations
 

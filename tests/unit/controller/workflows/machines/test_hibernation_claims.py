@@ -208,13 +208,13 @@ async def test_turn_in_another_machine_does_not_count(database: Database, ask: A
     await ask()
     async with database.write() as connection:
         await machines.insert_if_absent(connection, other)
-        assert await chats.has_active_turn(connection, MACHINE), "it may be there"
+        assert await chats.has_active_turn(connection, MACHINE), "it may still exist"
         [it] = await chats.list_active(connection)
         await chats.update(connection, it.chat.chat_id, vm_id=other.vm_id)
         assert not await chats.has_active_turn(connection, MACHINE)
         assert await chats.has_active_turn(connection, other)
         await machines.set_state(connection, other.vm_id, MachineState.DESTROYED)
-        assert await chats.has_active_turn(connection, MACHINE), "where it was is gone"
+        assert await chats.has_active_turn(connection, MACHINE), "its host is gone"
 
 
 # -- idleness --------------------------------------------------------------------------------------

@@ -70,7 +70,9 @@ async def test_abandoned_key_goes_to_the_same_request(database_with_users: Datab
     again = await _take(database_with_users, _at(61))
     assert again == replace(_at(61), first_at=_AT)
     assert await _take(database_with_users, _at(62)) == PreviousRequest("hash", None, None)
-    async with database_with_users.write(_ANN) as connection:  # the first was slow, and not dead
+    async with database_with_users.write(
+        _ANN
+    ) as connection:  # the first request was slow, not dead
         await idempotency_keys.store_response(connection, _FIRST, 202, "of the first")
         await idempotency_keys.release(connection, _FIRST)
     assert await _take(database_with_users, _at(63)) == PreviousRequest("hash", None, None)
