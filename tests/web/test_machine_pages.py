@@ -110,8 +110,8 @@ async def test_terminal_reconnects_with_its_screen(world: World, chromium: Chrom
         await until_shown(page, "back")
 
         await page.get_by_role("link", name="Terminal 2").click()
-        await until_shown(page, "$")
         await expect(page.locator(".xterm-rows")).not_to_contain_text("Grüße")
+        await until_shown(page, "$")
         await page.keyboard.type("exit\n")
         await page.get_by_role("button", name="Reopen terminal").click()
         await until_shown(page, "$")

@@ -192,10 +192,13 @@ async def test_token_is_shown_once_and_can_be_revoked(world: World, visit: Visit
     await expect(made).not_to_be_empty()
     text = (await made.text_content()) or ""
     await page.get_by_role("button", name="Copy token").click()
-    assert await page.evaluate("navigator.clipboard.readText()") == text
+    await page.wait_for_function(
+        "async (text) => (await navigator.clipboard.readText()) === text", arg=text
+    )
     asked = world.controller.with_token(text)
     assert (await asked.call("GET", "/api/account"))["via"].startswith("token:")
     await page.get_by_role("button", name="Done").click()
+    await expect(made).to_be_empty()
     assert text not in await page.content()
     line = page.locator("#tokens .line")
     await expect(line).to_contain_text("<b>nightly</b>")

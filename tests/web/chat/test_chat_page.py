@@ -180,8 +180,8 @@ async def test_two_tabs_stay_in_sync(visit: Visit) -> None:
     for page in (first, second):
         await until_idle(page)
         await expect(page.locator(".permission")).to_contain_text("You chose: Allow")
-    logs = [await page.locator("[data-log]").inner_text() for page in (first, second)]
-    assert logs[0] == logs[1]
+    logs = [page.locator("[data-log]") for page in (first, second)]
+    await expect(logs[1]).to_have_text(await logs[0].inner_text(), use_inner_text=True)
 
 
 # -- hostile output --------------------------------------------------------------------------------
