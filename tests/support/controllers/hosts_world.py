@@ -17,7 +17,7 @@ QUICKLY = {
     "POLYDEV_HOST_UNSEEN_LIMIT_S": "3",
     "POLYDEV_HOST_DEAD_LIMIT_S": "6",
 }
-"""Settings that poll hosts often and declare them dead soon."""
+"""Settings that poll hosts often and declare them dead soon; for tests that kill one."""
 
 
 class HostsWorld:
@@ -101,9 +101,7 @@ async def hosts_world(
         named = " ".join(f"{name}={agent.socket}" for name, agent in agents.items())
         folder = agents["a"].state_dir.parent / "control"
         folder.mkdir()
-        controller = ControllerProcess(
-            folder / "state", POLYDEV_HOSTS=named, **{**QUICKLY, **settings}
-        )
+        controller = ControllerProcess(folder / "state", POLYDEV_HOSTS=named, **settings)
         world = HostsWorld(agents, controller)
         closing.push_async_callback(world.close)
         yield world

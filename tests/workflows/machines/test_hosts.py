@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 from controller_process import At
-from hosts_world import LIMIT_S, HostsWorld, hosts_world
+from hosts_world import LIMIT_S, QUICKLY, HostsWorld, hosts_world
 
 SMALL = {"POLYDEV_HOST_MEMORY_MIB": "3200"}  # a browser machine and a CLI machine, and no more
 LARGE = {"POLYDEV_HOST_MEMORY_MIB": "8192"}
@@ -56,7 +56,7 @@ async def test_draining_host_gets_no_machines() -> None:
 @pytest.mark.parametrize("step", ["create-machines", "browser-ready", "start-login"])
 async def test_session_moves_from_a_dead_host(step: str) -> None:
     """Another host replaces its machines; they are removed when it returns."""
-    async with hosts_world([LARGE, SMALL], {"boot_s": 0.5, "login_s": 1}) as world:
+    async with hosts_world([LARGE, SMALL], {"boot_s": 0.5, "login_s": 1}, **QUICKLY) as world:
         await world.controller.start()
         world.controller.order(At(step, "before"))
         with world.controller.delayed_workflows():
@@ -78,7 +78,7 @@ async def test_session_moves_from_a_dead_host(step: str) -> None:
 
 
 async def test_login_fails_clearly_when_the_cli_machines_host_is_dead() -> None:
-    async with hosts_world([LARGE, BROWSER_ONLY]) as world:
+    async with hosts_world([LARGE, BROWSER_ONLY], **QUICKLY) as world:
         await world.controller.start()
         session = await world.controller.wait_for_session(await world.controller.connect("codex"))
         cli = session["cliVM"]["vmId"]
@@ -93,7 +93,8 @@ async def test_login_fails_clearly_when_the_cli_machines_host_is_dead() -> None:
 
 
 async def test_login_on_a_dead_host_ends_before_the_user_limit() -> None:
-    async with hosts_world([SMALL, {"POLYDEV_HOST_MEMORY_MIB": "0"}], {"login_end": "never"}) as it:
+    hosts = [SMALL, {"POLYDEV_HOST_MEMORY_MIB": "0"}]
+    async with hosts_world(hosts, {"login_end": "never"}, **QUICKLY) as it:
         await it.controller.start()
         session_id = await it.controller.connect("codex")
         await it.controller.wait_for_session(session_id, "waiting_for_person")
