@@ -243,11 +243,25 @@ async def test_unreachable_database_server_is_reported(
 ) -> None:
     async with started(DATABASE_URL=postgresql_url) as world:
         assert all_ok(await doctor(world))
+        # Without its database, the controller soon exits: doctor must have started before.
+        waiting = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-c", WAITING_DOCTOR),
+            env={
+                **world.agent.env,
+                "PORT": str(world.controller.port),
+                "POLYDEV_ADMIN_TOKEN": TOKEN,
+            },
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert waiting.stdout is not None
+        assert await waiting.stdout.readline() == b"ready\n"
         postgres.stop()
         try:
-            found = [it for it in await doctor(world) if it["ok"] is False]
+            out, _ = await asyncio.wait_for(waiting.communicate(b"\n"), LIMIT_S)
         finally:
             postgres.start()
+        found = [it for it in json.loads(out)["checks"] if it["ok"] is False]
         text = " ".join(it["message"] + it["hint"] for it in found)
         assert "database" in text.lower()
         assert "DATABASE_URL" in text
@@ -330,6 +344,16 @@ async def test_user_sees_only_their_own_findings(world: World) -> None:
     assert lost["vm_id"] == made["vm_id"]
     assert others not in json.dumps(answer)
 
+
+WAITING_DOCTOR = """
+import sys
+from polydev.cli.doctor import command
+from polydev.cli.main import run
+print("ready", flush=True)
+sys.stdin.readline()
+sys.argv[1:] = ["doctor", "--json"]
+run()
+"""
 
 NOT_ROOT = f"""
 import sys
