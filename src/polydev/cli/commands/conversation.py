@@ -83,7 +83,7 @@ class Conversation:
                     await self._turn(text, keys)
         if self._chat["turn"]:
             self._terminal.say(f"\nContinue with: polydev chat {self._chat['chatId']}", "dim")
-        else:  # nothing was said
+        else:  # the user sent no message
             await self._api.delete(self._path)
 
     async def say(self, text: str) -> None:

@@ -58,7 +58,7 @@ async def examine(*, outside: bool = False) -> list[Finding]:
         settings, client = read(HostSettings), read(ClientSettings)
     except BadSettings as error:
         return [Finding("settings", False, error.message, error.hint or "Correct the setting")]
-    logging.getLogger("polydev").setLevel(logging.CRITICAL)  # findings say it once
+    logging.getLogger("polydev").setLevel(logging.CRITICAL)  # findings report it already
     parts = [
         _limited("this machine", this_machine.check()),
         _limited("polydev", processes.check_instance(settings)),

@@ -54,8 +54,8 @@ class Administration:
 
         Their sign-ins end.
 
-        The password lets its holder act as that user, so only the local administrator may do this,
-        whose token lies beside the database. Raises NoSuchUser, NotAllowed, TooManyRequests.
+        The password lets its holder act as that user, so only the local administrator may do
+        this, who can read the database anyway. Raises NoSuchUser, NotAllowed, TooManyRequests.
         """
         if caller.via != LOCAL:
             raise NotAllowed(

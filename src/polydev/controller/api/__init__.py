@@ -1,6 +1,6 @@
 """The controller's HTTP API, served on port 4000 of localhost by default.
 
-A request writes what the caller wants and answers at once; workflows do the work. This package
+A request writes what the caller wants and answers immediately; workflows do the work. This package
 knows nothing of DBOS, SQL or the host agent's wire protocol.
 
 `routes/` holds the routers, `schemas/` the bodies, and `http/` the mechanics that all routes share:

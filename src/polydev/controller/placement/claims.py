@@ -1,8 +1,8 @@
 """Claims of host resources: read the fleet and write the claim under one lock.
 
-The row of a machine alone tells what it takes of its host (`store/queries/machines/capacity.py`).
-So a claim is just the row's host and state, written in the transaction that read the fleet. SQLite
-runs one writer at a time; on PostgreSQL `load_fleet` holds a lock until the transaction ends.
+A machine's row determines its use of the host (`store/queries/machines/capacity.py`). So a claim is
+just the row's host and state, written in the transaction that read the fleet. SQLite runs one
+writer at a time; on PostgreSQL `load_fleet` holds a lock until the transaction ends.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ _RANDOMNESS_BYTES = 64
 async def flush(machine: RunningMachine) -> None:
     """Sync the guest's disk, then close its channel.
 
-    A guest that fails to sync is saved all the same: its memory holds the data. Programs that run
+    A guest that fails to sync is saved anyway: its memory holds the data. Programs that run
     for a client end with the channel.
     """
     try:

@@ -2,11 +2,11 @@
 
 The caller holds the machine's lock. `recovery.py` completes an interruption by the same rules:
 
-- Memory is used once. Its file is removed before the guest goes on: used again, it would damage a
-  disk that has changed since.
-- Until the file is complete and in its place, the VMM stays, and goes on if anything fails. From
-  then on the machine is hibernated, whatever happens.
-- Unusable memory is discarded, and the disk boots. The record says what was lost.
+- Memory is used once. Its file is removed before the guest runs: used twice, it would damage a disk
+  that has changed since.
+- Until the file is complete and in its place, the VMM stays paused, and continues if a step fails.
+  After that the machine is hibernated in any case.
+- Unusable memory is discarded, and the machine boots from its disk. The record has the reason.
 
 docs/machines.md, "Hibernation", lists the outcome of each interruption.
 """
@@ -102,7 +102,7 @@ class Hibernation:
             await discard_memory(self._host, record.vm_id)
         except OSError as another:
             log.error("cannot remove %s: %s", path, another.strerror)
-            if path.exists():  # the guest must not go on while it exists
+            if path.exists():  # the guest must not run while it exists
                 await self._complete(record, machine, path.stat().st_size)
                 return
         if await _resume_or_kill(machine) and isinstance(error, Exception):

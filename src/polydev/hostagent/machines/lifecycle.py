@@ -175,7 +175,7 @@ class MachineLifecycle:
     ) -> tuple[MachineRecord, RunningMachine]:
         """Start a VMM, and wait until its guest is ready."""
         began = time.monotonic()
-        if not fresh:  # a disk that goes on must never meet memory from before
+        if not fresh:  # older memory must never be used with a changed disk
             await discard_memory(self._host, record.vm_id)
         prepared = await prepare(self._host, record, fresh=fresh)
         self._registry.records[record.vm_id] = prepared.record

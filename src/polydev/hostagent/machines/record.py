@@ -1,7 +1,7 @@
 """A machine's folder, and the record in it.
 
-The record states the desired state; only an inspection tells if a VMM runs. It holds no secret:
-keys and token have files of their own.
+The record holds the desired state; only an inspection shows if a VMM runs. It holds no secret: keys
+and token are in separate files.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Operations by id: a repeated request does not repeat the operation.
 
-An operation goes on when its client disconnects. A request with the same id joins it, or gets the
+An operation continues when its client disconnects. A request with the same id joins it, or gets the
 same answer, failures included; another attempt needs another id. An operation that was interrupted
 by the end of the agent runs again on request: operations are idempotent.
 """

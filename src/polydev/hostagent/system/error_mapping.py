@@ -19,7 +19,7 @@ def status_of(error: PolydevError) -> int:
     """Return the HTTP status of an error's kind.
 
     So TooLarge is a 422, and NotSignedIn and TooManyRequests are 403, unlike in the controller's
-    API. Clients of this wire tell errors apart by their code.
+    API. Clients distinguish errors by their code.
     """
     kinds = PolydevError.__subclasses__()
     return next((kind.http_status for kind in kinds if isinstance(error, kind)), error.http_status)

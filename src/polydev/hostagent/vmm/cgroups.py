@@ -1,8 +1,8 @@
 """A cgroup for each machine's VMM, which limits its use of the host.
 
-A machine that exceeds its memory is killed by the kernel, alone, before the host runs short.
-Drivers put their VMMs in (Firecracker's jailer does it itself, below the same folder) and doctor
-reports whether cgroups are in use. Without cgroup v2, or without permission, nothing happens here:
+The kernel kills only the machine that exceeds its memory, before the host runs short. Drivers put
+their VMMs in (Firecracker's jailer does it itself, below the same folder) and doctor reports
+whether cgroups are in use. Without cgroup v2, or without permission, nothing happens here:
 `system/sandbox.py` raises the VMMs' OOM score in any case. Blocking. Source: the kernel's
 Documentation/admin-guide/cgroup-v2.rst.
 """
@@ -78,7 +78,7 @@ class Cgroups:
         return cls(root, f"by its cgroup in {root}")
 
     def add(self, vm_id: str, pid: int, bounds: CgroupLimits) -> None:
-        """Put a process into the machine's group; log a failure and go on."""
+        """Put a process into the machine's group; log a failure and continue."""
         if self.root is None:
             return
         group = self.root / vm_id

@@ -46,8 +46,8 @@ def capabilities_of(name: str) -> Capabilities:
 async def select(settings: HostSettings, boot_files: Callable[[], BootFiles]) -> SelectedDriver:
     """Select the driver that the settings ask for. Raises BadSettings.
 
-    A driver whose probe fails is selected all the same: it still looks after machines that run, and
-    creating a machine reports what is missing.
+    A driver whose probe fails is selected anyway: it still manages running machines, and creating a
+    machine reports the missing requirement.
     """
 
     def create(name: str) -> Driver:
@@ -66,8 +66,8 @@ async def select(settings: HostSettings, boot_files: Callable[[], BootFiles]) ->
 async def select_real(wanted: str, firecracker: Driver, qemu: Driver) -> tuple[Driver, Probe]:
     """Select one of the two real drivers, and probe it.
 
-    A driver cannot look after another driver's machines. `auto` keeps the driver whose machines
-    run. A driver that is named ends the other's machines: their disks would be used twice.
+    A driver cannot manage another driver's machines. `auto` keeps the driver with running
+    machines. A driver that is named ends the other's machines: their disks would be used twice.
     """
     if wanted == "auto":
         for driver in (firecracker, qemu):

@@ -129,7 +129,7 @@ class Host:
         """Run an operation and wait for it. Idempotent for one `operation_id`.
 
         Raises: the operation's error; HostUnreachable if the agent dies or does not complete it
-        within `timeout_s`. The operation goes on; the same id joins it.
+        within `timeout_s`. The operation continues; the same id joins it.
         """
         ids = {"operation": operation_id, "machine": operation.vm_id}
         with context.bound(**ids), self._observe(operation.kind, ids):

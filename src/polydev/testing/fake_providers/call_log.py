@@ -1,7 +1,7 @@
 """The log of calls to the fake providers: JSON lines, for tests.
 
 It never contains a token, code, query or password: a bearer token appears only as the start of its
-SHA-256, enough to tell two of them apart.
+SHA-256, enough to distinguish two tokens.
 """
 
 import hashlib

@@ -144,7 +144,7 @@ async def use(
 ) -> None:
     """Pin the image that machines of its kind boot from.
 
-    The pin stays until `--newest` removes it, whatever you build. Running and hibernated machines
+    The pin stays until `--newest` removes it, even after a build. Running and hibernated machines
     do not change. Examples: `polydev image use cli-0123456789abcdef`, `polydev image use --newest`.
     """
     preflight.root()

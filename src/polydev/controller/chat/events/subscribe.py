@@ -1,6 +1,6 @@
 """Subscribe to a chat: stored events, then live ones, without gap or repetition.
 
-If the turn runs in this controller, events come from memory at once. All others come from the
+If the turn runs in this controller, events come from memory without delay. All others come from the
 database, which signals every commit of any controller.
 """
 

@@ -4,7 +4,7 @@ Query modules emit in the transaction that makes the change, so that no caller f
 `Database.write` calls `write_emitted` last. Writing last is what makes event ids trustworthy for
 readers: see docs/decisions/0024.
 
-An event only tells a client to read something again. It holds no URL and no secret.
+An event only prompts a client to read a resource again. It holds no URL and no secret.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Notify other controllers of changes with PostgreSQL's LISTEN and NOTIFY.
 
-A commit wakes its own process at once, and other controllers by a notification. Commits within a
+A commit wakes its own process directly, and other controllers by a notification. Commits within a
 short time share one notification, since NOTIFY serializes all commits. A notification is lost if
 its controller is killed in that time; another controller then takes over its work and notifies
 again.

@@ -2,7 +2,7 @@
 
 Each controller renews its lease every two seconds. A controller with unfinished workflows and no
 valid lease is dead, and the others take over its workflows. In turn, a controller that fails to
-renew its lease in time exits at once, before another one may take over.
+renew its lease in time exits, before another one may take over.
 
     renewed ──2 s── renewed ──2 s── renewed ───────────── 9 s: this process exits
                                             ───────────── 10 s: others take over (database clock)

@@ -84,7 +84,7 @@ class Reconciler:
         await self._sessions()
         await self.engine.prune(now() - _KEEP_JOURNAL)
         orphans = OrphanCleanup(self.database, self.machines)
-        # Hosts first: a machine's row is there before the machine, and goes after it.
+        # Hosts first: a row is created before its machine, and deleted after it.
         there = await orphans.list_all()
         async with self.database.read() as connection:
             rows = await machines.list_alive(connection)

@@ -1,6 +1,6 @@
 """Routes `/api/chats`: chats with the CLIs in the user's machine.
 
-Requests return at once; results arrive as the chat's events. Events have ids, so a client that
+Requests return immediately; results arrive as the chat's events. Events have ids, so a client that
 reconnects with `Last-Event-ID` misses nothing and gets nothing twice.
 """
 
