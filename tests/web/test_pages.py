@@ -125,6 +125,22 @@ async def test_user_signs_in_to_the_requested_page_and_out(world: World, visit: 
     assert "/sign-in" in page.url
 
 
+async def test_open_page_of_a_signed_out_user_leads_to_sign_in(world: World, visit: Visit) -> None:
+    """A fragment is refused while the stream of events stays open."""
+    await visit.sign_up(world.controller, "ann")
+    page = visit.page
+    async with page.expect_response("**/api/events?*"):
+        await visit.open("/")
+    await visit.context.clear_cookies()
+    async with page.expect_response("**/fragments/home") as refused:
+        await page.evaluate("document.body.dispatchEvent(new Event('polydev:credential'))")
+    assert (await refused.value).status == 401
+    await page.wait_for_url("**/sign-in?next=%2F")
+    await expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+    assert visit.faults == ["401 for /fragments/home"]
+    visit.faults.clear()
+
+
 @pytest.mark.parametrize("wanted", ["https://evil.example/", "//evil.example", "/\\evil.example"])
 async def test_sign_in_never_leads_to_another_site(world: World, visit: Visit, wanted: str) -> None:
     ann = await create_user(world.controller, f"ann-{secrets.token_hex(3)}")
