@@ -126,7 +126,9 @@ async def test_program_that_ignores_termination_is_killed(channel: Channel) -> N
 async def test_lost_connection_ends_programs_and_next_call_reconnects(channel: Channel) -> None:
     plain = await channel.exec(ExecRequest(argv=["sleep", "1000"]))
     terminal = await channel.exec(ExecRequest(argv=["sleep", "1000"], pty=(80, 24)))
-    assert await running(channel, "sleep")
+    async with asyncio.timeout(60):
+        while not await running(channel, "sleep"):
+            await asyncio.sleep(0.2)
     await abort_connection(channel)
     for process in (plain, terminal):
         with pytest.raises(ChannelLost):

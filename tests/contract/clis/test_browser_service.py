@@ -302,5 +302,8 @@ def callback_of(here: World, url: str) -> str:
 
 
 def in_namespace(here: World, program: str) -> bool:
-    names = [Path("/proc", str(pid), "comm").read_text().strip() for pid in here.namespace.pids()]
+    names = set()
+    for pid in here.namespace.pids():
+        with contextlib.suppress(OSError):  # it has just ended
+            names.add(Path("/proc", str(pid), "comm").read_text().strip())
     return program in names
