@@ -294,6 +294,7 @@ async def test_log_lines_carry_their_context(world: World) -> None:
         assert len(forged.headers["x-request-id"]) == 32
         session_id = started.json()["sessionId"]
         await world.controller.wait_for_session(session_id, "completed")
+    await world.controller.end()  # otherwise it might be writing the last line
     lines = [json.loads(it) for it in world.controller.log.read_text().splitlines()]
     of_request = [it for it in lines if it.get("request") == "from-a-test-0001"]
     assert any("POST /api/auth/start: 202" in it["message"] for it in of_request)
