@@ -1,8 +1,8 @@
 """Fingerprints that say which snapshots a machine can restore.
 
 One `name: value` pair a line, so that an error can name the pairs that differ
-(`snapshots.difference`). Machine id and network address are left out: the guest keeps them in its
-own memory. Blocking.
+(`describe_difference` of `snapshots`). Machine id and network address are left out: the guest keeps
+them in its own memory. Blocking.
 """
 
 from __future__ import annotations
