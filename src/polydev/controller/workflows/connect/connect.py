@@ -19,7 +19,6 @@ from functools import partial
 from typing import Literal
 
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from polydev.controller.access import Caller
 from polydev.controller.placement.quotas import Quotas, lock_user
@@ -40,6 +39,7 @@ from polydev.controller.workflows.machines.machines import ANSWER_GRACE_S, Machi
 from polydev.shared.domain import (
     ConnectSession,
     CredentialKind,
+    SealedCredential,
     SessionId,
     SessionStatus,
     StepName,
@@ -96,21 +96,32 @@ def new_session(
 
 
 async def add_unless_live(
-    connection: AsyncConnection, quotas: Quotas, caller: Caller, session: ConnectSession
+    database: Database,
+    quotas: Quotas,
+    caller: Caller,
+    session: ConnectSession,
+    sealed_key: SealedCredential | None = None,
 ) -> ConnectSession | None:
-    """Insert a session, unless one is live for that user and provider. Returns the live one.
+    """Insert a session and its API key, unless one is live.
 
-    Uses the caller's transaction. Raises QuotaExceeded.
+    Returns the live session of that user and provider, if any. Raises QuotaExceeded.
     """
-    await lock_user(connection, session.user_id)
-    live = await sessions.find_live(connection, session.user_id, session.provider)
-    if live is None:
-        if caller.owner_filter is not None:
-            await quotas.require_session(connection, session.user_id)
-        await sessions.insert(connection, session)
-        entry = caller.audit_entry("session.start", session.session_id, session.user_id)
-        await audit.record(connection, entry)
-    return live
+    try:
+        async with database.write() as connection:
+            await lock_user(connection, session.user_id)
+            live = await sessions.find_live(connection, session.user_id, session.provider)
+            if live is None:
+                if caller.owner_filter is not None:
+                    await quotas.require_session(connection, session.user_id)
+                await sessions.insert(connection, session)
+                entry = caller.audit_entry("session.start", session.session_id, session.user_id)
+                await audit.record(connection, entry)
+                if sealed_key is not None:
+                    await credentials.upsert(connection, sealed_key)
+            return live
+    except IntegrityError:
+        async with database.read(session.user_id) as connection:
+            return await sessions.find_live(connection, session.user_id, session.provider)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,12 +175,7 @@ class Connect:
         Raises: UnknownProvider, NotAllowed, NoSuchUser, QuotaExceeded.
         """
         session = self._new_session(caller.resolve_user(user_id), provider(provider_id).id)
-        try:
-            async with self.database.write() as connection:
-                live = await add_unless_live(connection, self.machines.quotas, caller, session)
-        except IntegrityError:
-            async with self.database.read(session.user_id) as connection:
-                live = await sessions.find_live(connection, user_id, session.provider)
+        live = await add_unless_live(self.database, self.machines.quotas, caller, session)
         session = live or session
         await self.engine.enqueue(workflow_for(session), session.session_id)
         return session

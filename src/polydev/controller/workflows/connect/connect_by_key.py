@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from pydantic import SecretStr
-from sqlalchemy.exc import IntegrityError
 
 from polydev.controller.access import Caller
 from polydev.controller.store.engine.database import Database
-from polydev.controller.store.queries.connect import credentials, sessions
+from polydev.controller.store.queries.connect import credentials
 from polydev.controller.vault import Binding, Vault
 from polydev.controller.workflows.connect.connect import (
     CONNECT_BY_KEY,
@@ -94,14 +93,7 @@ class ConnectByKey:
         plaintext = check_api_key(about, api_key.get_secret_value())
         session = self._new_session(caller.resolve_user(user_id), about.id)
         sealed = await self._sealed(session, plaintext)
-        try:
-            async with self.database.write() as connection:
-                live = await add_unless_live(connection, self.machines.quotas, caller, session)
-                if live is None:
-                    await credentials.upsert(connection, sealed)
-        except IntegrityError:
-            async with self.database.read(session.user_id) as connection:
-                live = await sessions.find_live(connection, session.user_id, about.id)
+        live = await add_unless_live(self.database, self.machines.quotas, caller, session, sealed)
         if live is not None:
             await self._require_same(live, plaintext)
         session = live or session
