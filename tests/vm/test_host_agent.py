@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from agent_process import AgentProcess, agent_world
-from findings import wrong
+from findings import failed_findings
 from saved_machine import Resumed, SavedMachine, resumed_machine
 
 from polydev.shared.domain import GuestFile, MachineKind, MachineState, new_vm_id
@@ -159,7 +159,7 @@ async def test_killed_vmm_is_noticed_and_restarted(resumed: Resumed) -> None:
     assert seen.sockets == [str(agent.socket)]
     with pytest.raises(MachineBusy):
         await output_of(host, vm_id, "true")
-    finding = (await wrong(host))["machines"]
+    finding = (await failed_findings(host))["machines"]
     assert finding.vm_id == vm_id
     assert f"The VMM of {vm_id} ended with signal 9" in finding.message
     assert f"polydev machine start {vm_id}" in finding.hint
@@ -170,7 +170,7 @@ async def test_killed_vmm_is_noticed_and_restarted(resumed: Resumed) -> None:
     started = await run(host, StartMachine(vm_id=vm_id, ready_timeout_s=BOOT_LIMIT_S))
     assert started is not None
     assert (started.state, started.ip_address) == (MachineState.RUNNING, created.ip_address)
-    assert await wrong(host) == {}, "the hint of `doctor` repairs it"
+    assert await failed_findings(host) == {}, "the hint of `doctor` repairs it"
     assert await output_of(host, vm_id, "cat", "/root/a", "/root/b") == "onetwo"
 
     await agent.kill()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from agent_process import AgentProcess, agent_world
-from findings import wrong
+from findings import failed_findings
 from saved_machine import SavedMachine, resumed_machine
 
 from polydev.shared.domain import GuestFile, MachineKind, new_vm_id
@@ -89,7 +89,7 @@ async def test_silent_vmm_is_reported_with_its_output_and_leaves_nothing(
     tmp_path: Path, script: str, message: str
 ) -> None:
     async with agent_with_qemu(script, tmp_path) as agent, agent.host() as host:
-        driver = (await wrong(host))["driver"]
+        driver = (await failed_findings(host))["driver"]
         assert "No machine can be started on this host" in driver.message
         assert message in driver.message
         with pytest.raises(VmmFailed, match="QEMU did not start") as refused:
@@ -97,7 +97,9 @@ async def test_silent_vmm_is_reported_with_its_output_and_leaves_nothing(
         assert message in refused.value.message
         assert f"machines/{vm_id}/console.log" in refused.value.message
         assert f"{Path(QEMU).name} --version" in refused.value.hint
-        assert (await wrong(host)).keys() == {"driver"}, "the failed machine left something behind"
+        assert (await failed_findings(host)).keys() == {"driver"}, (
+            "the failed machine left something behind"
+        )
 
 
 async def test_machine_with_full_disk_loses_network_and_recovers(
@@ -105,10 +107,10 @@ async def test_machine_with_full_disk_loses_network_and_recovers(
 ) -> None:
     """Use one machine for both faults, as a boot is slow."""
     async with resumed_machine(saved_machine) as it:
-        assert await wrong(it.host) == {}
+        assert await failed_findings(it.host) == {}
         await _check_full_disk(it.host, it.vm_id)
         await _check_lost_network(it.agent, it.host, it.vm_id)
-        assert await wrong(it.host) == {}, "the hint of `doctor` repairs it"
+        assert await failed_findings(it.host) == {}, "the hint of `doctor` repairs it"
 
 
 async def _check_full_disk(host: Host, vm_id: str) -> None:
@@ -128,10 +130,10 @@ async def _check_lost_network(agent: AgentProcess, host: Host, vm_id: str) -> No
     [tap] = (await host.inventory()).taps
     command = ["ip", "-n", agent.netns, "link", "del", tap]
     await asyncio.to_thread(subprocess.run, command, check=True)
-    finding = (await wrong(host))["TAPs"]
+    finding = (await failed_findings(host))["TAPs"]
     assert finding.vm_id == vm_id
     assert f"TAP {tap} is gone" in finding.message
     assert f"polydev machine stop {vm_id}" in finding.hint
     await run(host, StopMachine(vm_id=vm_id))
     await run(host, StartMachine(vm_id=vm_id, ready_timeout_s=BOOT_LIMIT_S))
-    assert await wrong(host) == {}
+    assert await failed_findings(host) == {}

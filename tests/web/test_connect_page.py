@@ -12,7 +12,7 @@ import pytest
 from browser import PHONE, Chromium, Visit
 from controller_world import World, open_world
 from playwright.async_api import Page, Route, expect
-from rfb import heard_by_screen
+from rfb import wait_for_screen_events
 
 NEVER = {"login_end": "never"}
 WAITING = "#connect-state[data-waiting=yes]"
@@ -24,7 +24,7 @@ INNER = {"x": 320, "y": 190}
 
 
 @asynccontextmanager
-async def _visited(
+async def _open_world_and_visit(
     chromium: Chromium, simulation: dict[str, Any], **options: Any
 ) -> AsyncIterator[tuple[World, Visit]]:
     """World with this simulation, and a signed-in window."""
@@ -37,7 +37,7 @@ async def _visited(
 
 @pytest.fixture
 async def world_and_visit(chromium: Chromium) -> AsyncIterator[tuple[World, Visit]]:
-    async with _visited(chromium, NEVER) as it:
+    async with _open_world_and_visit(chromium, NEVER) as it:
         yield it
 
 
@@ -78,7 +78,7 @@ async def _click_inside(page: Page) -> None:
 
 
 @asynccontextmanager
-async def _stays(page: Page) -> AsyncIterator[None]:
+async def _hold_redirect(page: Page) -> AsyncIterator[None]:
     """Hold the redirect to the chat that follows a completed login."""
     looked_at = asyncio.Event()
 
@@ -102,13 +102,13 @@ async def test_login_in_the_live_view_leads_to_the_chat(
     await visit.assert_accessible()
     await _click_inside(page)
     await page.keyboard.type("aB@")
-    heard = await heard_by_screen(world.controller.host(), session_id, 4)
-    (click,) = [it["click"] for it in heard if "click" in it]
+    events = await wait_for_screen_events(world.controller.host(), session_id, 4)
+    (click,) = [it["click"] for it in events if "click" in it]
     assert abs(click[0] - INNER["x"]) <= 2
     assert abs(click[1] - INNER["y"]) <= 2
-    keys = [it["key"] for it in heard if "key" in it]
+    keys = [it["key"] for it in events if "key" in it]
     assert [it for it in keys if it < 0xFF00] == [ord("a"), ord("B"), ord("@")]
-    async with _stays(page):
+    async with _hold_redirect(page):
         await page.keyboard.press("Enter")
         await page.wait_for_selector(ENDED, timeout=SLOW_MS)
         await expect(page.locator("h1")).to_have_text("Codex is connected")
@@ -141,7 +141,7 @@ async def test_login_in_the_own_browser_is_pasted(world_and_visit: tuple[World, 
     await expect(field).to_be_focused()
     await visit.assert_accessible()
     await field.fill(CALLBACK.removeprefix("http://"))
-    async with _stays(page):
+    async with _hold_redirect(page):
         await page.keyboard.press("Enter")
         await page.wait_for_selector(ENDED, timeout=SLOW_MS)
         await expect(page.locator("h1")).to_have_text("Codex is connected")
@@ -155,7 +155,7 @@ async def test_reload_shows_the_current_state(world_and_visit: tuple[World, Visi
     await page.reload()
     await _until_live(page)
     await _click_inside(page)
-    assert await heard_by_screen(world.controller.host(), session_id, 1)
+    assert await wait_for_screen_events(world.controller.host(), session_id, 1)
     await visit.open("/")  # closing the page ends nothing
     other = await visit.another_page()
     await other.goto(f"/connect/{session_id}")
@@ -173,7 +173,7 @@ async def test_live_view_reconnects_with_a_new_ticket(world_and_visit: tuple[Wor
         await world.controller.start()
         await expect(page.locator("#screen-state")).to_have_text("Live", timeout=SLOW_MS)
     await _click_inside(page)
-    assert await heard_by_screen(world.controller.host(), session_id, 1)
+    assert await wait_for_screen_events(world.controller.host(), session_id, 1)
 
 
 async def test_cancelling_asks_first_and_offers_a_retry(
@@ -198,7 +198,7 @@ async def test_cancelling_asks_first_and_offers_a_retry(
 
 
 async def test_failure_shows_error_and_advice(chromium: Chromium) -> None:
-    async with _visited(chromium, {"login_end": "failure"}) as (_, visit):
+    async with _open_world_and_visit(chromium, {"login_end": "failure"}) as (_, visit):
         session_id = await _connect(visit, "claude_code")
         page = visit.page
         await page.wait_for_selector(ENDED, timeout=SLOW_MS)
@@ -213,7 +213,7 @@ async def test_failure_shows_error_and_advice(chromium: Chromium) -> None:
 
 
 async def test_connect_page_works_on_a_phone(chromium: Chromium) -> None:
-    async with _visited(chromium, NEVER, size=PHONE) as (world, visit):
+    async with _open_world_and_visit(chromium, NEVER, size=PHONE) as (world, visit):
         session_id = await _connect(visit)
         page = visit.page
         await _until_live(page)
@@ -224,9 +224,9 @@ async def test_connect_page_works_on_a_phone(chromium: Chromium) -> None:
         await expect(page.locator("#screen-typing")).to_be_focused()
         await page.keyboard.insert_text("né")
         await page.keyboard.press("Backspace")
-        heard = await heard_by_screen(world.controller.host(), session_id, 3)
-        assert [it["key"] for it in heard] == [ord("n"), ord("é"), 0xFF08]
-        async with _stays(page):
+        events = await wait_for_screen_events(world.controller.host(), session_id, 3)
+        assert [it["key"] for it in events] == [ord("n"), ord("é"), 0xFF08]
+        async with _hold_redirect(page):
             await page.keyboard.press("Enter")
             await page.wait_for_selector(ENDED, timeout=SLOW_MS)
             await visit.assert_accessible()
@@ -242,8 +242,8 @@ async def test_text_is_pasted_and_the_keyboard_released(
     await page.click("#screen-paste")
     await page.fill("#paste-into", "correct €\n")
     await page.click("#paste-dialog button[value=yes]")
-    heard = await heard_by_screen(world.controller.host(), session_id, 9)
-    assert [it["key"] for it in heard] == [*map(ord, "correct "), 0x01000000 + ord("€")]
+    events = await wait_for_screen_events(world.controller.host(), session_id, 9)
+    assert [it["key"] for it in events] == [*map(ord, "correct "), 0x01000000 + ord("€")]
     await page.keyboard.press("Control+Alt+KeyX")
     await expect(page.locator("#screen-keys")).to_be_focused()
     await page.click("#screen-full")
@@ -262,7 +262,7 @@ async def test_two_logins_of_one_user_stay_apart(world_and_visit: tuple[World, V
     other = await _connect(visit, "claude_code")
     await _until_live(second)
     await _click_inside(second)
-    async with _stays(second):
+    async with _hold_redirect(second):
         await second.keyboard.press("Enter")
         await second.wait_for_selector(ENDED, timeout=SLOW_MS)
         active = await _ask(second, "/api/vm/active-cli")
@@ -270,8 +270,8 @@ async def test_two_logins_of_one_user_stay_apart(world_and_visit: tuple[World, V
     await expect(first.locator("#screen-state")).to_have_text("Live")
     await first.bring_to_front()
     await _click_inside(first)
-    assert await heard_by_screen(world.controller.host(), one, 1)
-    async with _stays(first):
+    assert await wait_for_screen_events(world.controller.host(), one, 1)
+    async with _hold_redirect(first):
         await first.keyboard.press("Enter")
         await first.wait_for_selector(ENDED, timeout=SLOW_MS)
         views = [await _ask(first, f"/api/auth/session/{it}") for it in (one, other)]

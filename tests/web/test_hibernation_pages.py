@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 from browser import PHONE, Chromium, Visit
-from chat_page import answers, ask, connect, create_chat, say, until_idle, visited
+from chat_page import (
+    answers,
+    call_api,
+    connect,
+    create_chat,
+    open_world_and_visit,
+    send_message,
+    wait_until_idle,
+)
 from controller_world import World
 from playwright.async_api import expect
 
 
 async def _hibernate(world: World, visit: Visit, vm_id: str) -> None:
-    await ask(visit, "POST", f"/api/vm/{vm_id}/hibernate")
+    await call_api(visit, "POST", f"/api/vm/{vm_id}/hibernate")
     await expect(visit.page.locator("body")).to_be_visible()
     while (await world.states())[vm_id] != "hibernated":
         await visit.page.wait_for_timeout(50)
 
 
 async def _cli_machine_id(visit: Visit) -> str:
-    return str((await ask(visit, "GET", "/api/vm/active-cli"))["vmId"])
+    return str((await call_api(visit, "GET", "/api/vm/active-cli"))["vmId"])
 
 
 async def test_machine_hibernates_and_resumes_with_reasons(chromium: Chromium) -> None:
-    async with visited(chromium) as (world, visit):
+    async with open_world_and_visit(chromium) as (world, visit):
         await connect(visit, "codex")
         vm_id, page = await _cli_machine_id(visit), visit.page
         await visit.open("/machine")
@@ -39,8 +47,8 @@ async def test_machine_hibernates_and_resumes_with_reasons(chromium: Chromium) -
 
         await create_chat(visit)
         await expect(page.locator(".location-machine")).to_contain_text("Hibernated")
-        await say(page, "Are you there?")
-        await until_idle(page)
+        await send_message(page, "Are you there?")
+        await wait_until_idle(page)
         await expect(page.locator(".turn-output .progress-note")).to_have_text(
             "The machine resumed from hibernation"
         )
@@ -57,7 +65,7 @@ async def test_machine_hibernates_and_resumes_with_reasons(chromium: Chromium) -
 async def test_typing_resumes_the_machine_and_an_open_page_does_not(
     chromium: Chromium,
 ) -> None:
-    async with visited(chromium, size=PHONE, scheme="dark") as (world, visit):
+    async with open_world_and_visit(chromium, size=PHONE, scheme="dark") as (world, visit):
         await connect(visit, "codex")
         vm_id, page = await _cli_machine_id(visit), visit.page
         await visit.open(f"/terminal/{vm_id}")

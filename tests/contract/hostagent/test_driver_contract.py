@@ -14,7 +14,7 @@ from driver_worlds import (
     World,
     fake_firecracker_world,
     firecracker_world,
-    left_in,
+    leftover_files,
     qemu_world,
     simulated_world,
 )
@@ -76,7 +76,7 @@ async def test_kill_and_wait_are_idempotent_and_leave_nothing(world: World) -> N
     await vmm.kill()
     assert await vmm.wait() == first
     await vmm.request_shutdown()
-    assert left_in(spec.folder) == set()
+    assert leftover_files(spec.folder) == set()
     assert list(world.driver.find_orphans([])) == []
     await vmm.detach()
 
@@ -97,7 +97,7 @@ async def test_failed_launch_leaves_nothing(world: World) -> None:
     with pytest.raises(PolydevError) as caught:
         await world.driver.launch(spec)
     assert "config" in caught.value.message
-    assert left_in(spec.folder) == set()
+    assert leftover_files(spec.folder) == set()
     assert list(world.driver.find_orphans([])) == []
 
 
@@ -126,7 +126,7 @@ async def test_machine_runs_on_after_relocation(world: World) -> None:
     assert "POLYDEV" in (renamed.folder / "console.log").read_text()
     assert list(world.driver.find_orphans([renamed.folder])) == []
     await vmm.kill()
-    assert left_in(renamed.folder) == set()
+    assert leftover_files(renamed.folder) == set()
     assert not spec.folder.exists()
     assert list(world.driver.find_orphans([])) == []
 
@@ -143,7 +143,7 @@ async def test_relocated_machine_is_adopted(world: World) -> None:
     assert adopted is not None
     assert adopted.pid == vmm.pid
     await adopted.kill()
-    assert left_in(renamed.folder) == set()
+    assert leftover_files(renamed.folder) == set()
     assert list(world.driver.find_orphans([])) == []
 
 
@@ -167,7 +167,7 @@ async def test_detached_machine_is_adopted(world: World) -> None:
     async with asyncio.timeout(5):
         await adopted.wait_ready()
     await adopted.kill()
-    assert left_in(spec.folder) == set()
+    assert leftover_files(spec.folder) == set()
     assert await world.driver.adopt(spec) is None
 
 
@@ -186,7 +186,7 @@ async def test_external_kill_is_detected_and_leaves_nothing(world: World, adopte
     async with asyncio.timeout(30):
         report = await waiting
     assert report.status in {-signal.SIGKILL, None}
-    assert left_in(spec.folder) == set()
+    assert leftover_files(spec.folder) == set()
     assert list(world.driver.find_orphans([])) == []
 
 
@@ -226,7 +226,7 @@ async def test_saved_guest_stays_paused_and_restored_guest_has_its_memory(
         await vmm.kill()
         with pytest.raises(VmmFailed):
             await vmm.save(MemorySnapshot())
-        assert left_in(spec.folder) == set()
+        assert leftover_files(spec.folder) == set()
 
         restored = await world.driver.restore(spec, saved.source())
         assert await world.driver.fingerprint(spec) == fingerprint
@@ -238,7 +238,7 @@ async def test_saved_guest_stays_paused_and_restored_guest_has_its_memory(
         assert await channel.read_file("/run/thought", 100) == b"something else"
         await channel.close()
     await restored.kill()
-    assert left_in(spec.folder) == set()
+    assert leftover_files(spec.folder) == set()
     assert list(world.driver.find_orphans([])) == []
 
 
@@ -252,5 +252,5 @@ async def test_failed_restore_leaves_nothing(world: World) -> None:
     spec = await world.spec()
     with pytest.raises((SnapshotUnusable, VmmFailed)):
         await world.driver.restore(spec, MemorySnapshot(bytearray(b"no memory")).source())
-    assert left_in(spec.folder) == set()
+    assert leftover_files(spec.folder) == set()
     assert list(world.driver.find_orphans([])) == []

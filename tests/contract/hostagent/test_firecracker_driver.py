@@ -16,7 +16,7 @@ from typing import Any
 
 import interrupted_launch
 import pytest
-from driver_worlds import FirecrackerWorld, fake_firecracker_world, left_in
+from driver_worlds import FirecrackerWorld, fake_firecracker_world, leftover_files
 
 from polydev.hostagent.vmm.contract import LaunchSpec
 from polydev.hostagent.vmm.firecracker import api, ipc, session
@@ -64,7 +64,7 @@ def cgroups_of(world: FirecrackerWorld) -> set[str]:
 
 def nothing_is_left(world: FirecrackerWorld, spec: LaunchSpec) -> bool:
     return (
-        left_in(spec.folder) == set()
+        leftover_files(spec.folder) == set()
         and not list(jail.find_in_folder(world.machines_dir.resolve()))
         and cgroups_of(world) == set()
         and str(spec.folder) not in Path("/proc/self/mounts").read_text()

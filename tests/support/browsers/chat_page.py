@@ -21,7 +21,9 @@ RUNNING = ".chat[data-running=true]"
 
 
 @asynccontextmanager
-async def visited(chromium: Chromium, **options: Any) -> AsyncIterator[tuple[World, Visit]]:
+async def open_world_and_visit(
+    chromium: Chromium, **options: Any
+) -> AsyncIterator[tuple[World, Visit]]:
     async with open_world({}) as world:
         await world.controller.start()
         async with chromium.visit(f"http://localhost:{world.controller.port}", **options) as visit:
@@ -29,7 +31,7 @@ async def visited(chromium: Chromium, **options: Any) -> AsyncIterator[tuple[Wor
             yield world, visit
 
 
-async def ask(visit: Visit, method: str, path: str, body: Any = None) -> Any:
+async def call_api(visit: Visit, method: str, path: str, body: Any = None) -> Any:
     """Call the API as the page does."""
     if visit.page.url == "about:blank":
         await visit.open("/chat")
@@ -42,19 +44,19 @@ async def ask(visit: Visit, method: str, path: str, body: Any = None) -> Any:
 
 async def connect(visit: Visit, *providers: str) -> None:
     for provider in providers:
-        started = await ask(visit, "POST", "/api/auth/start", {"provider": provider})
+        started = await call_api(visit, "POST", "/api/auth/start", {"provider": provider})
         path = f"/api/auth/session/{started['sessionId']}"
         async with asyncio.timeout(LIMIT_S):
-            session = await ask(visit, "GET", path)
+            session = await call_api(visit, "GET", path)
             while session["status"] != "completed":
                 assert session["status"] not in ("failed", "expired", "cancelled"), session
                 wait = f"{path}?after={session['version']}&wait=20"
-                session = await ask(visit, "GET", wait)
+                session = await call_api(visit, "GET", wait)
 
 
 async def create_chat(visit: Visit, provider: str = "codex") -> str:
     """Create and open a chat; its id."""
-    chat = await ask(visit, "POST", "/api/chats", {"provider": provider})
+    chat = await call_api(visit, "POST", "/api/chats", {"provider": provider})
     await open_chat(visit.page, chat["chatId"])
     return str(chat["chatId"])
 
@@ -64,7 +66,7 @@ async def open_chat(page: Page, chat_id: str) -> None:
     await page.wait_for_selector(LOADED)
 
 
-async def say(page: Page, text: str) -> None:
+async def send_message(page: Page, text: str) -> None:
     """Type a message and send it."""
     area = page.locator("textarea")
     await area.fill(text)
@@ -72,7 +74,7 @@ async def say(page: Page, text: str) -> None:
     await expect(area).to_have_value("")
 
 
-async def until_idle(page: Page, turns: int = 1) -> None:
+async def wait_until_idle(page: Page, turns: int = 1) -> None:
     await expect(page.locator(".turn")).to_have_count(turns, timeout=LIMIT_S * 1000)
     await page.wait_for_selector(IDLE, timeout=LIMIT_S * 1000)
 

@@ -83,11 +83,11 @@ async def open_live_view(
 ) -> AsyncIterator[RfbClient]:
     """Open a live view with a client's credentials."""
     url = view_url(client, session_id, await ticket_for(client, session_id))
-    async with connect(url, additional_headers=headers_of(client), **options) as socket:
+    async with connect(url, additional_headers=auth_headers(client), **options) as socket:
         yield RfbClient(socket)
 
 
-def headers_of(client: httpx.AsyncClient) -> dict[str, str]:
+def auth_headers(client: httpx.AsyncClient) -> dict[str, str]:
     """An API client's authentication as headers of a WebSocket."""
     if "authorization" in client.headers:
         return {"Authorization": client.headers["authorization"]}
@@ -95,13 +95,13 @@ def headers_of(client: httpx.AsyncClient) -> dict[str, str]:
     return {"Cookie": cookie, "Origin": str(client.base_url).rstrip("/")}
 
 
-async def heard_by_screen(host: Host, session_id: str, count: int) -> list[dict[str, Any]]:
+async def wait_for_screen_events(host: Host, session_id: str, count: int) -> list[dict[str, Any]]:
     """Wait for `count` input events on the session's simulated screen; return them."""
     vm_id = vm_id_for(SessionId(session_id), MachineKind.BROWSER)
     async with asyncio.timeout(30):
         while True:
             with suppress(NoSuchFile):
-                heard = await host.read_file(vm_id, f"/{EVENT_LOG}")
-                if heard.count(b"\n") >= count:
-                    return [json.loads(line) for line in heard.splitlines()]
+                events = await host.read_file(vm_id, f"/{EVENT_LOG}")
+                if events.count(b"\n") >= count:
+                    return [json.loads(line) for line in events.splitlines()]
             await asyncio.sleep(0.05)

@@ -16,7 +16,7 @@ Event = dict[str, Any]
 LIMIT_S = 60
 
 
-async def connected(controller: ControllerProcess, provider: str) -> str:
+async def connect_cli(controller: ControllerProcess, provider: str) -> str:
     """Connect a CLI with a simulated login; the CLI machine's id."""
     session_id = await controller.connect(provider)
     path = f"/api/auth/session/{session_id}"

@@ -22,7 +22,7 @@ NEVER = "3000"
 
 
 @asynccontextmanager
-async def started(**settings: str) -> AsyncIterator[World]:
+async def open_doctor_world(**settings: str) -> AsyncIterator[World]:
     async with open_world(**{"POLYDEV_RECONCILE_PERIOD_S": NEVER, **settings}) as world:
         await world.controller.start()
         await world.controller.call("GET", "/health")
@@ -49,14 +49,14 @@ async def doctor(world: World, *arguments: str, **env: str) -> list[dict[str, An
     out, err = await asyncio.wait_for(process.communicate(), LIMIT_S)
     assert out, err.decode()
     answer = json.loads(out)
-    wrong = [it for it in answer["checks"] if it["ok"] is False]
-    assert process.returncode == bool(wrong)
-    assert answer["ok"] is not bool(wrong)
+    failed = [it for it in answer["checks"] if it["ok"] is False]
+    assert process.returncode == bool(failed)
+    assert answer["ok"] is not bool(failed)
     found: list[dict[str, Any]] = answer["checks"]
     return found
 
 
-def wrong(found: list[dict[str, Any]], name: str) -> dict[str, Any]:
+def failed_check(found: list[dict[str, Any]], name: str) -> dict[str, Any]:
     """The failed check of that name; assert that each failed check has a hint."""
     bad = [it for it in found if it["ok"] is False and it["name"] != "polydev"]  # `up` runs nowhere
     assert all(it["hint"] for it in bad), bad
@@ -68,7 +68,7 @@ def all_ok(found: list[dict[str, Any]]) -> bool:
     return all(it["ok"] for it in found if it["name"] != "polydev")
 
 
-async def connected(world: World, provider: str = "codex") -> str:
+async def connect_cli(world: World, provider: str = "codex") -> str:
     """Complete a login; return the CLI machine's id."""
     session_id = await world.controller.connect(provider)
     view = await world.controller.wait_for_session(session_id, "completed")
@@ -76,7 +76,7 @@ async def connected(world: World, provider: str = "codex") -> str:
     return str(view["cliVM"]["vmId"])
 
 
-async def asked(world: World, operation: Any) -> None:
+async def run_on_host(world: World, operation: Any) -> None:
     """Run an operation on the host without the controller."""
     async with world.agent.host() as host:
         await host.run(f"test-{new_vm_id()}", operation, 60)

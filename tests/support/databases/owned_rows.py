@@ -123,7 +123,7 @@ def as_claimed(postgres: Cluster, url: str) -> Acting:
     return acting
 
 
-async def rows_not_bens(raw: Raw) -> dict[str, list[str]]:
+async def rows_of_others(raw: Raw) -> dict[str, list[str]]:
     """Return all rows that are not Ben's; switches to the worker role."""
     await raw.execute("SET LOCAL ROLE polydev_worker")
     found = {}
@@ -135,7 +135,7 @@ async def rows_not_bens(raw: Raw) -> dict[str, list[str]]:
     return found
 
 
-async def tried(raw: Raw, statement: str, *values: Any) -> list[Any] | int | str:
+async def try_statement(raw: Raw, statement: str, *values: Any) -> list[Any] | int | str:
     """Run a statement; return its rows, its row count, or its error."""
     try:
         async with raw.transaction():
@@ -149,15 +149,15 @@ def was_refused(outcome: object) -> bool:
     return isinstance(outcome, str) and outcome.startswith(NO_RIGHT)
 
 
-async def readable(raw: Raw, name: str) -> str:
+async def readable_columns(raw: Raw, name: str) -> str:
     """Return the columns that the current role may read."""
     query = "SELECT has_column_privilege(%s, %s, 'SELECT')"
     columns = [column.name for column in TABLES[name].c]
-    may = [it for it in columns if await tried(raw, query, name, it) == [(True,)]]
+    may = [it for it in columns if await try_statement(raw, query, name, it) == [(True,)]]
     return ", ".join(f'"{it}"' for it in may or columns)
 
 
-async def copied(raw: Raw, what: str) -> str:
+async def copy_out(raw: Raw, what: str) -> str:
     try:
         async with (
             raw.transaction(),

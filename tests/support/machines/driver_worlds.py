@@ -267,7 +267,7 @@ async def simulated_world(folder: Path) -> AsyncIterator[SimulatedWorld]:
     yield SimulatedWorld(folder)
 
 
-async def small(world: QemuWorld, init: str, marker: str = "MARK") -> LaunchSpec:
+async def script_spec(world: QemuWorld, init: str, marker: str = "MARK") -> LaunchSpec:
     """A machine that only runs a script and boots in two seconds."""
     spec = await world.spec(init.format(marker=marker))
     return dataclasses.replace(spec, ready_marker=marker)
@@ -296,7 +296,7 @@ async def until(claim: object, limit_s: float = 60, every_s: float = 0.02) -> No
         await asyncio.sleep(every_s)
 
 
-def left_in(folder: Path) -> set[str]:
+def leftover_files(folder: Path) -> set[str]:
     """Files that a VMM left in its machine's folder, except logs."""
     ours = {"config.tar", "disk.img", "keys", "initramfs.cpio"}
     ours |= {"console.log", "error.log", "metrics.log"}

@@ -13,7 +13,16 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from driver_worlds import STAY, UID, QemuWorld, boot_files, left_in, qemu_world, small, until
+from driver_worlds import (
+    STAY,
+    UID,
+    QemuWorld,
+    boot_files,
+    leftover_files,
+    qemu_world,
+    script_spec,
+    until,
+)
 
 from polydev.hostagent.system import sandbox
 from polydev.hostagent.vmm import vmm_session
@@ -45,7 +54,7 @@ async def world(tmp_path: Path) -> AsyncIterator[QemuWorld]:
 
 
 async def test_vmm_is_unprivileged_in_vm_namespace(world: QemuWorld) -> None:
-    vmm = await world.driver.launch(await small(world, STAY))
+    vmm = await world.driver.launch(await script_spec(world, STAY))
     status = Path(f"/proc/{vmm.pid}/status").read_text()
     assert f"Uid:\t{UID}\t{UID}\t{UID}\t{UID}" in status
     assert f"Gid:\t{UID}\t{UID}\t{UID}\t{UID}" in status
@@ -74,7 +83,7 @@ async def test_drives_and_nics_keep_their_order(world: QemuWorld) -> None:
     echo {marker}
     poweroff -f
     """
-    spec = await small(world, init)
+    spec = await script_spec(world, init)
     vmm = await world.driver.launch(spec)
     async with asyncio.timeout(READY_S):
         await vmm.wait_ready()
@@ -95,7 +104,7 @@ async def test_endless_guest_output_fills_bounded_log(
 ) -> None:
     limit = 64 * 1024
     monkeypatch.setattr(vmm_session, "CONSOLE_LOG_BYTES", limit)
-    spec = await small(world, PRINT_FOREVER)
+    spec = await script_spec(world, PRINT_FOREVER)
     vmm = await world.driver.launch(spec)
     async with asyncio.timeout(READY_S):
         await vmm.wait_ready()
@@ -131,7 +140,7 @@ async def test_marker_is_found_behind_flood(world: QemuWorld) -> None:
     echo -n MA; sleep 1; echo {marker}
     while true; do sleep 1; done
     """
-    spec = await small(world, init, marker="RK 0123456789abcdef")
+    spec = await script_spec(world, init, marker="RK 0123456789abcdef")
     vmm = await world.driver.launch(spec)
     async with asyncio.timeout(READY_S):
         await vmm.wait_ready()
@@ -141,7 +150,7 @@ async def test_marker_is_found_behind_flood(world: QemuWorld) -> None:
 
 async def test_failed_guest_boot_is_quoted(world: QemuWorld) -> None:
     init = 'echo "POLYDEV-FAILED overlay \\033[31mno room"; poweroff -f\n'
-    spec = await small(world, init)
+    spec = await script_spec(world, init)
     vmm = await world.driver.launch(spec)
     with pytest.raises(VmmFailed, match="POLYDEV-FAILED overlay") as caught:
         async with asyncio.timeout(READY_S):
@@ -157,7 +166,7 @@ async def test_full_host_is_distinct_from_broken_guest(world: QemuWorld) -> None
     sync
     while true; do sleep 1; done
     """
-    spec = await small(world, init)
+    spec = await script_spec(world, init)
     (room := world.folder / "room").mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", room], check=True)
     try:
@@ -175,20 +184,20 @@ async def test_full_host_is_distinct_from_broken_guest(world: QemuWorld) -> None
 
 @pytest.mark.parametrize("name", ["kernel", "initramfs", "root_image", "disk", "config_drive"])
 async def test_missing_file_is_named(world: QemuWorld, name: str) -> None:
-    spec = await small(world, STAY)
+    spec = await script_spec(world, STAY)
     gone = spec.folder / f"no-{name}"
     with pytest.raises(MissingImage, match=gone.name):
         await world.driver.launch(dataclasses.replace(spec, **{name: gone}))  # type: ignore[arg-type]
-    assert left_in(spec.folder) == set()
+    assert leftover_files(spec.folder) == set()
 
 
 async def test_unreadable_file_is_named(world: QemuWorld) -> None:
-    spec = await small(world, STAY)
+    spec = await script_spec(world, STAY)
     spec.disk.chmod(0o600)
     os.chown(spec.disk, 0, 0)
     with pytest.raises(VmmFailed, match=f"is not readable by the VMM's user, {UID}"):
         await world.driver.launch(spec)
-    assert left_in(spec.folder) == set()
+    assert leftover_files(spec.folder) == set()
 
 
 @pytest.mark.parametrize(
@@ -202,26 +211,26 @@ async def test_unreadable_file_is_named(world: QemuWorld) -> None:
 async def test_qemu_refusal_is_quoted(
     world: QemuWorld, change: dict[str, object], message: str
 ) -> None:
-    spec = await small(world, STAY)
+    spec = await script_spec(world, STAY)
     with pytest.raises(VmmFailed, match=f"(?i){message}") as caught:
         await world.driver.launch(dataclasses.replace(spec, **change))  # type: ignore[arg-type]
     assert len(caught.value.message) < 1200
-    assert left_in(spec.folder) == set()
+    assert leftover_files(spec.folder) == set()
     assert world.pids() == []
 
 
 async def test_machine_cannot_be_started_twice(world: QemuWorld) -> None:
-    spec = await small(world, STAY)
+    spec = await script_spec(world, STAY)
     vmm = await world.driver.launch(spec)
     with pytest.raises(AlreadyRunning, match=str(vmm.pid)):
         await world.driver.launch(spec)
-    other = dataclasses.replace(await small(world, STAY), disk=spec.disk)
+    other = dataclasses.replace(await script_spec(world, STAY), disk=spec.disk)
     with pytest.raises(VmmFailed, match="lock"):
         await world.driver.launch(other)
-    third = dataclasses.replace(await small(world, STAY), channel_port=spec.channel_port)
+    third = dataclasses.replace(await script_spec(world, STAY), channel_port=spec.channel_port)
     with pytest.raises(VmmFailed, match="host forwarding"):
         await world.driver.launch(third)
-    fourth = dataclasses.replace(await small(world, STAY), tap=spec.tap)
+    fourth = dataclasses.replace(await script_spec(world, STAY), tap=spec.tap)
     with pytest.raises(NetworkFailed, match=spec.tap):
         await world.driver.launch(fourth)
     fifth = dataclasses.replace(fourth, tap="tap-none")
@@ -232,20 +241,20 @@ async def test_machine_cannot_be_started_twice(world: QemuWorld) -> None:
 
 
 async def test_folder_may_have_long_path(world: QemuWorld) -> None:
-    spec = await small(world, STAY)
+    spec = await script_spec(world, STAY)
     folder = world.machines_dir / ("x" * 120)
     folder.mkdir()
     vmm = await world.driver.launch(dataclasses.replace(spec, folder=folder))
     async with asyncio.timeout(READY_S):
         await vmm.wait_ready()
     await vmm.kill()
-    assert left_in(folder) == set()
+    assert leftover_files(folder) == set()
 
 
 async def test_missing_qemu_names_its_package(
     world: QemuWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = await small(world, STAY)
+    spec = await script_spec(world, STAY)
     monkeypatch.setattr(sandbox, "_PATH", str(world.folder))
     with pytest.raises(MissingTool) as caught:
         await world.driver.launch(spec)
@@ -259,7 +268,7 @@ async def test_vmm_killed_during_launch_fails_and_leaves_nothing(
     world: QemuWorld,
 ) -> None:
     for delay_s in (0.0, 0.02, 0.05):
-        spec = await small(world, STAY)
+        spec = await script_spec(world, STAY)
         launching = asyncio.create_task(world.driver.launch(spec))
         await until(world.pids, every_s=0.001)
         await asyncio.sleep(delay_s)
@@ -271,20 +280,20 @@ async def test_vmm_killed_during_launch_fails_and_leaves_nothing(
             assert "did not start" in error.message  # noqa: PT017
         else:
             await vmm.wait()
-        assert left_in(spec.folder) == set()
+        assert leftover_files(spec.folder) == set()
         assert world.pids() == []
 
 
 async def test_cancelled_launch_leaves_nothing(world: QemuWorld) -> None:
     for delay_s in (0.0, 0.005, 0.02, 0.04, 0.06, 0.1):
-        spec = await small(world, STAY)
+        spec = await script_spec(world, STAY)
         launching = asyncio.create_task(world.driver.launch(spec))
         await asyncio.sleep(delay_s)
         launching.cancel()
         (ended,) = await asyncio.gather(launching, return_exceptions=True)
         if not isinstance(ended, BaseException):
             await ended.kill()
-        assert left_in(spec.folder) == set()
+        assert leftover_files(spec.folder) == set()
         assert world.pids() == []
 
 
@@ -318,7 +327,7 @@ async def test_probe_boots_guest_once_and_caches_result(tmp_path: Path) -> None:
 
 
 async def test_driver_errors_are_translated(world: QemuWorld) -> None:
-    spec = await small(world, STAY)
+    spec = await script_spec(world, STAY)
     with pytest.raises(PolydevError):
         await world.driver.launch(dataclasses.replace(spec, folder=spec.folder / "none"))
     with pytest.raises(PolydevError):

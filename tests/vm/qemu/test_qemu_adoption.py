@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from driver_worlds import STAY, QemuWorld, left_in, qemu_world, small, until
+from driver_worlds import STAY, QemuWorld, leftover_files, qemu_world, script_spec, until
 
 from polydev.hostagent.vmm.contract import LaunchSpec
 
@@ -62,7 +62,7 @@ async def other_agent(world: QemuWorld, spec: LaunchSpec) -> asyncio.subprocess.
 
 async def test_machine_survives_its_agent_and_is_adopted_by_the_next(world: QemuWorld) -> None:
     init = "echo {marker}\ni=0\nwhile true; do echo tick $i; i=$((i + 1)); sleep 0.2; done\n"
-    spec = await small(world, init)
+    spec = await script_spec(world, init)
     agent = await other_agent(world, spec)
     assert agent.stdout is not None
     async with asyncio.timeout(READY_S):
@@ -78,7 +78,7 @@ async def test_machine_survives_its_agent_and_is_adopted_by_the_next(world: Qemu
     before = log.read_bytes().count(b"tick")
     await until(lambda: log.read_bytes().count(b"tick") > before + 3)
     await vmm.kill()
-    assert left_in(spec.folder) == set()
+    assert leftover_files(spec.folder) == set()
     assert world.pids() == []
 
 
@@ -86,7 +86,7 @@ async def test_agent_killed_during_launch_leaves_whole_machine_or_none(
     world: QemuWorld,
 ) -> None:
     for delay_s in (0.0, 0.01, 0.03, 0.06):
-        spec = await small(world, STAY)
+        spec = await script_spec(world, STAY)
         agent = await other_agent(world, spec)
         await until(world.pids, every_s=0.001)
         await asyncio.sleep(delay_s)
@@ -97,11 +97,11 @@ async def test_agent_killed_during_launch_leaves_whole_machine_or_none(
             assert world.pids() == [vmm.pid]
             await vmm.kill()
         assert world.pids() == []
-        assert left_in(spec.folder) == set()
+        assert leftover_files(spec.folder) == set()
 
 
 async def test_paused_guest_is_adopted_and_continues(world: QemuWorld) -> None:
-    spec = await small(world, STAY)
+    spec = await script_spec(world, STAY)
     vmm = await world.driver.launch(spec)
     await vmm._session.qmp.execute("stop")
     await vmm.detach()
@@ -112,12 +112,12 @@ async def test_paused_guest_is_adopted_and_continues(world: QemuWorld) -> None:
     assert (await adopted._session.qmp.execute("query-status"))["status"] == "running"
     await adopted.kill()
     assert world.pids() == []
-    assert left_in(spec.folder) == set()
+    assert leftover_files(spec.folder) == set()
 
 
 @pytest.mark.parametrize("lie", ["another process", "another start", "another boot", "nonsense"])
 async def test_another_process_is_never_mistaken_for_the_vmm(world: QemuWorld, lie: str) -> None:
-    spec = await small(world, STAY)
+    spec = await script_spec(world, STAY)
     vmm = await world.driver.launch(spec)
     identity = json.loads((spec.folder / "vmm.json").read_text())
     await vmm.kill()
@@ -138,7 +138,7 @@ async def test_another_process_is_never_mistaken_for_the_vmm(world: QemuWorld, l
     try:
         assert await world.driver.adopt(spec) is None
         assert bystander.poll() is None
-        assert left_in(spec.folder) == set()
+        assert leftover_files(spec.folder) == set()
     finally:
         bystander.kill()
         bystander.wait()

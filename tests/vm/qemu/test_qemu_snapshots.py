@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from driver_worlds import QemuWorld, left_in, qemu_world, until
+from driver_worlds import QemuWorld, leftover_files, qemu_world, until
 from memory_snapshot import MemorySnapshot
 
 from polydev.hostagent.vmm.contract import LaunchSpec
@@ -132,7 +132,7 @@ async def check_cancelled_restore(
     await blocker.event.wait()
     restoring.cancel()
     await asyncio.wait({restoring})
-    assert left_in(spec.folder) == set()
+    assert leftover_files(spec.folder) == set()
     assert world.pids() == []
 
 
@@ -150,5 +150,5 @@ async def check_vmm_killed_while_saving(
     with pytest.raises(VmmFailed):
         await vmm.save(MemorySnapshot(on_piece=kill))
     assert (await vmm.wait()).status == -signal.SIGKILL
-    assert left_in(spec.folder) == set()
+    assert leftover_files(spec.folder) == set()
     assert world.pids() == []

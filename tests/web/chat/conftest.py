@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 from browser import Chromium, Visit
-from chat_page import connect, visited
+from chat_page import connect, open_world_and_visit
 from controller_world import World
 from module_page import ModulePage, open_module_page
 
@@ -20,7 +20,7 @@ async def modules(chromium: Chromium) -> AsyncIterator[ModulePage]:
 
 @pytest.fixture
 async def world_and_visit(chromium: Chromium) -> AsyncIterator[tuple[World, Visit]]:
-    async with visited(chromium) as it:
+    async with open_world_and_visit(chromium) as it:
         yield it
 
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 from browser import Visit
-from chat_page import allow, answers, ask, create_chat, open_chat, say, until_idle
+from chat_page import (
+    allow,
+    answers,
+    call_api,
+    create_chat,
+    open_chat,
+    send_message,
+    wait_until_idle,
+)
 from playwright.async_api import expect
 
 # -- turns -----------------------------------------------------------------------------------------
@@ -14,8 +22,8 @@ async def test_message_gets_an_answer(visit: Visit) -> None:
     await create_chat(visit)
     page = visit.page
     await expect(page.locator("[data-empty]")).to_be_visible()
-    await say(page, "Is there\nanybody?")
-    await until_idle(page)
+    await send_message(page, "Is there\nanybody?")
+    await wait_until_idle(page)
     await expect(page.locator(".user-message")).to_have_text("Is there\nanybody?")
     await expect(answers(page).last).to_contain_text("Is there anybody?")
     await expect(page.locator("[data-empty]")).to_be_hidden()
@@ -43,9 +51,9 @@ async def test_enter_sends_and_shift_enter_starts_a_line(visit: Visit) -> None:
 async def test_thoughts_tools_and_plans_show_their_state(visit: Visit) -> None:
     await create_chat(visit)
     page = visit.page
-    await say(page, "think: I had better look\nplan\nrun: echo here I am")
+    await send_message(page, "think: I had better look\nplan\nrun: echo here I am")
     await allow(page, 1)
-    await until_idle(page)
+    await wait_until_idle(page)
     await expect(page.locator(".plan-title")).to_contain_text("3 of 3 steps done")
     thought = page.locator(".thought")
     await expect(thought.locator(".folded")).to_be_hidden()
@@ -62,13 +70,13 @@ async def test_thoughts_tools_and_plans_show_their_state(visit: Visit) -> None:
 async def test_failed_turn_can_be_retried(visit: Visit) -> None:
     await create_chat(visit)
     page = visit.page
-    await say(page, "fail: the model is tired")
-    await until_idle(page)
+    await send_message(page, "fail: the model is tired")
+    await wait_until_idle(page)
     problem = page.locator(".turn-problem")
     await expect(problem).to_be_visible()
     await visit.assert_accessible()
     await problem.get_by_role("button", name="Try again").click()
-    await until_idle(page, turns=2)
+    await wait_until_idle(page, turns=2)
     await expect(page.locator(".user-message")).to_have_count(2)
     await expect(page.get_by_role("button", name="Try again")).to_have_count(1)
 
@@ -76,22 +84,22 @@ async def test_failed_turn_can_be_retried(visit: Visit) -> None:
 async def test_turn_can_be_stopped(visit: Visit) -> None:
     await create_chat(visit)
     page = visit.page
-    await say(page, "slowly: 400")
+    await send_message(page, "slowly: 400")
     await expect(answers(page).last).to_contain_text("piece 3 of 400")
     await expect(page.locator("[data-send]")).to_be_hidden()
     await expect(page.locator("[data-composer-status]")).to_contain_text("Codex is working")
     await page.get_by_role("button", name="Stop Codex").click()
-    await until_idle(page)
+    await wait_until_idle(page)
     await expect(page.locator(".turn-end")).to_contain_text("Stopped")
-    await say(page, "and now?")
-    await until_idle(page, turns=2)
+    await send_message(page, "and now?")
+    await wait_until_idle(page, turns=2)
 
 
 async def test_stopped_machine_can_be_started_from_the_chat(visit: Visit) -> None:
     await create_chat(visit)
     page = visit.page
     vm_id = await page.locator("[data-machine]").get_attribute("data-machine")
-    await ask(visit, "POST", f"/api/vm/{vm_id}/stop")
+    await call_api(visit, "POST", f"/api/vm/{vm_id}/stop")
     await expect(page.locator(".location-machine")).to_contain_text("Stopped")
     await page.locator("textarea").fill("Are you there?")
     await page.locator("textarea").press("Enter")
@@ -104,7 +112,7 @@ async def test_stopped_machine_can_be_started_from_the_chat(visit: Visit) -> Non
     await expect(page.locator(".location-machine")).to_contain_text("Running")
     await expect(page.locator("[data-composer-error]")).to_be_empty()
     await page.locator("textarea").press("Enter")
-    await until_idle(page)
+    await wait_until_idle(page)
     await expect(answers(page).last).to_contain_text("Are you there?")
 
 
@@ -112,7 +120,7 @@ async def test_stopped_machine_can_be_started_from_the_chat(visit: Visit) -> Non
 async def test_permission_is_allowed_with_a_key(visit: Visit) -> None:
     await create_chat(visit)
     page = visit.page
-    await say(page, "write notes.txt: remember the milk")
+    await send_message(page, "write notes.txt: remember the milk")
     card = page.locator(".permission[data-state=open]")
     await expect(card).to_contain_text("Codex asks for permission")
     await expect(card).to_contain_text("notes.txt")
@@ -120,7 +128,7 @@ async def test_permission_is_allowed_with_a_key(visit: Visit) -> None:
     await expect(page.locator("[data-announcements]")).to_contain_text("asks for permission")
     await visit.assert_accessible()
     await allow(page, 1)
-    await until_idle(page)
+    await wait_until_idle(page)
     answered = page.locator(".permission")
     await expect(answered).to_have_attribute("data-answer", "allowed")
     await expect(answered).to_contain_text("You chose: Allow")
@@ -131,9 +139,9 @@ async def test_permission_is_allowed_with_a_key(visit: Visit) -> None:
 async def test_permission_is_rejected_with_a_click(visit: Visit) -> None:
     await create_chat(visit)
     page = visit.page
-    await say(page, "run: rm -r everything")
+    await send_message(page, "run: rm -r everything")
     await page.get_by_role("button", name="Reject").click()
-    await until_idle(page)
+    await wait_until_idle(page)
     await expect(page.locator(".permission")).to_have_attribute("data-answer", "refused")
     await expect(answers(page).last).to_contain_text("You did not allow it")
 
@@ -142,7 +150,7 @@ async def test_early_key_press_answers_no_permission(visit: Visit) -> None:
     await create_chat(visit)
     page = visit.page
     await page.evaluate("performance.now = () => 0")  # the card has only just appeared
-    await say(page, "run: echo 1")
+    await send_message(page, "run: echo 1")
     card = page.locator(".permission[data-state=open]")
     await expect(card).to_be_focused()
     for key in ("Enter", "Space", "1"):
@@ -158,7 +166,7 @@ async def test_early_key_press_answers_no_permission(visit: Visit) -> None:
 async def test_permission_does_not_take_the_focus_from_a_draft(visit: Visit) -> None:
     await create_chat(visit)
     page = visit.page
-    await say(page, "slowly: 8\nrun: echo 1")
+    await send_message(page, "slowly: 8\nrun: echo 1")
     await page.locator("textarea").fill("my next thought")
     await page.wait_for_selector(".permission[data-state=open]")
     await expect(page.locator("textarea")).to_be_focused()
@@ -174,11 +182,11 @@ async def test_two_tabs_stay_in_sync(visit: Visit) -> None:
     chat_id = await create_chat(visit)
     first, second = visit.page, await visit.another_page()
     await open_chat(second, chat_id)
-    await say(first, "run: echo both")
+    await send_message(first, "run: echo both")
     await expect(second.locator(".permission[data-state=open]")).to_be_visible()
     await second.get_by_role("button", name="Allow", exact=False).first.click()
     for page in (first, second):
-        await until_idle(page)
+        await wait_until_idle(page)
         await expect(page.locator(".permission")).to_contain_text("You chose: Allow")
     logs = [page.locator("[data-log]") for page in (first, second)]
     await expect(logs[1]).to_have_text(await logs[0].inner_text(), use_inner_text=True)
@@ -190,8 +198,8 @@ async def test_two_tabs_stay_in_sync(visit: Visit) -> None:
 async def test_model_output_is_never_script(visit: Visit) -> None:
     await create_chat(visit)
     page = visit.page
-    await say(page, "markdown")
-    await until_idle(page)
+    await send_message(page, "markdown")
+    await wait_until_idle(page)
     answer = answers(page).last
     await expect(answer.locator("h3")).to_have_text("A heading")
     await expect(answer.locator("td").first).to_have_text("a")
@@ -206,7 +214,7 @@ async def test_model_output_is_never_script(visit: Visit) -> None:
 @pytest.mark.parametrize("hostile", ["<img src=x onerror=alert(1)>", "\u202eevil", "x" * 120])
 async def test_title_is_text(visit: Visit, hostile: str) -> None:
     chat_id = await create_chat(visit)
-    await ask(visit, "PATCH", f"/api/chats/{chat_id}", {"title": hostile})
+    await call_api(visit, "PATCH", f"/api/chats/{chat_id}", {"title": hostile})
     await open_chat(visit.page, chat_id)
     await expect(visit.page.locator(".chat-row .chat-title")).to_have_text(
         hostile.replace("\u202e", "")

@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 from browser import PHONE, Chromium, Visit
-from chat_page import IDLE, ask, connect, create_chat, say, until_idle, visited
+from chat_page import (
+    IDLE,
+    call_api,
+    connect,
+    create_chat,
+    open_world_and_visit,
+    send_message,
+    wait_until_idle,
+)
 from controller_world import World
 from playwright.async_api import expect
 
@@ -32,8 +40,8 @@ async def test_chats_are_started_renamed_filtered_and_deleted(
     await visit.open("/chat")
     await page.locator("button.cli-card", has_text="Codex").click()
     await page.wait_for_selector(".chat[data-state=loaded]")
-    await say(page, "What is the first thing?")
-    await until_idle(page)
+    await send_message(page, "What is the first thing?")
+    await wait_until_idle(page)
     await expect(page.locator(".chat-row .chat-title")).to_have_text("What is the first thing?")
     await expect(page.locator("[data-title]")).to_have_text("What is the first thing?")
 
@@ -67,12 +75,12 @@ async def test_chats_are_started_renamed_filtered_and_deleted(
 
 async def test_list_shows_the_state_of_other_chats(visit: Visit) -> None:
     asking = await create_chat(visit)
-    await say(visit.page, "run: echo 1")
+    await send_message(visit.page, "run: echo 1")
     await visit.page.wait_for_selector(".permission[data-state=open]")
     await create_chat(visit)
     row = visit.page.locator(f"#chat-{asking}")
     await expect(row.locator(".badge")).to_have_text("Needs permission")
-    await ask(visit, "POST", f"/api/chats/{asking}/stop")
+    await call_api(visit, "POST", f"/api/chats/{asking}/stop")
     await expect(row.locator(".badge")).to_have_count(0)
     await expect(row).to_contain_text("just now")
 
@@ -87,7 +95,7 @@ async def test_chat_of_another_user_is_not_found(visit: Visit, chromium: Chromiu
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_phone_shows_the_list_or_a_chat(chromium: Chromium, scheme: Any) -> None:
-    async with visited(chromium, size=PHONE, scheme=scheme) as (_, visit):
+    async with open_world_and_visit(chromium, size=PHONE, scheme=scheme) as (_, visit):
         await connect(visit, "codex")
         page = visit.page
         chat_id = await create_chat(visit)
@@ -99,7 +107,7 @@ async def test_phone_shows_the_list_or_a_chat(chromium: Chromium, scheme: Any) -
         await page.wait_for_selector(".permission[data-state=open]")
         await visit.assert_accessible()
         await page.locator(".choices button").first.tap()
-        await until_idle(page)
+        await wait_until_idle(page)
         await visit.assert_accessible()
         await page.get_by_role("link", name="All chats").click()
         await expect(page.locator(f"#chat-{chat_id}")).to_be_visible()

@@ -14,12 +14,12 @@ from chat_page import (
     LOADED,
     RUNNING,
     answers,
-    ask,
+    call_api,
     connect,
     create_chat,
     open_chat,
-    say,
-    until_idle,
+    send_message,
+    wait_until_idle,
 )
 from controller_world import World
 from playwright.async_api import expect
@@ -34,12 +34,12 @@ _StoredTurn = tuple[str, list[tuple[EventKind, dict[str, Any]]], str]
 async def test_reload_during_a_turn_misses_nothing(visit: Visit) -> None:
     await create_chat(visit)
     page = visit.page
-    await say(page, "slowly: 80")
+    await send_message(page, "slowly: 80")
     for piece in (3, 9, 15):
         await expect(answers(page).last).to_contain_text(f"piece {piece} of 80")
         await page.reload()
         await page.wait_for_selector(LOADED if piece > 3 else RUNNING)
-    await until_idle(page)
+    await wait_until_idle(page)
     text = await answers(page).last.inner_text()
     assert re.findall(r"piece (\d+) of 80", text) == [str(it) for it in range(1, 81)]
 
@@ -51,8 +51,8 @@ async def test_lost_connection_is_shown_and_restored(
     await connect(visit, "codex")
     await create_chat(visit)
     page = visit.page
-    await say(page, "Hello")
-    await until_idle(page)
+    await send_message(page, "Hello")
+    await wait_until_idle(page)
     async with visit.server_outage():
         await world.controller.kill()
         await expect(page.locator("[data-offline]")).to_be_visible()
@@ -63,7 +63,7 @@ async def test_lost_connection_is_shown_and_restored(
         await world.controller.start()
         await expect(page.locator("[data-offline]")).to_be_hidden(timeout=LIMIT_S * 1000)
     await page.locator("textarea").press("Enter")
-    await until_idle(page, turns=2)
+    await wait_until_idle(page, turns=2)
     await expect(page.locator(".user-message")).to_have_count(2)
 
 
@@ -74,7 +74,7 @@ async def test_draft_survives_a_reload(visit: Visit) -> None:
     await page.reload()
     await page.wait_for_selector(".chat[data-state=loaded]")
     await expect(page.locator("textarea")).to_have_value("not yet sent")
-    other = await ask(visit, "POST", "/api/chats", {"provider": "codex"})
+    other = await call_api(visit, "POST", "/api/chats", {"provider": "codex"})
     await open_chat(page, other["chatId"])
     await expect(page.locator("textarea")).to_have_value("")
     await open_chat(page, chat_id)
@@ -85,7 +85,7 @@ async def test_scrolled_up_transcript_stays_in_place(visit: Visit) -> None:
     await create_chat(visit)
     page = visit.page
     frame = page.locator("[data-transcript]")
-    await say(page, "slowly: 80")
+    await send_message(page, "slowly: 80")
     await expect(answers(page).last).to_contain_text("piece 25 of 80")
     at_end = "it => it.scrollHeight - it.clientHeight - it.scrollTop < 60"
     assert await frame.evaluate(at_end)
@@ -106,8 +106,8 @@ async def test_scrolled_up_transcript_stays_in_place(visit: Visit) -> None:
 
 async def _store_chat(world: World, visit: Visit, turns: Sequence[_StoredTurn]) -> str:
     """Store a chat with these turns: prompt, events and end of each."""
-    chat = await ask(visit, "POST", "/api/chats", {"provider": "codex"})
-    account = await ask(visit, "GET", "/api/account")
+    chat = await call_api(visit, "POST", "/api/chats", {"provider": "codex"})
+    account = await call_api(visit, "GET", "/api/account")
     chat_id, user_id = ChatId(chat["chatId"]), UserId(account["id"])
     events = []
     for turn, (asked, came, reason) in enumerate(turns, 1):
@@ -132,7 +132,7 @@ async def test_interrupted_turn_can_be_continued(world_and_visit: tuple[World, V
     await open_chat(visit.page, chat_id)
     await expect(visit.page.locator(".turn-end")).to_contain_text("interrupted")
     await visit.page.get_by_role("button", name="Continue").click()
-    await until_idle(visit.page, turns=2)
+    await wait_until_idle(visit.page, turns=2)
     await expect(visit.page.get_by_role("button", name="Continue")).to_have_count(0)
 
 

@@ -31,7 +31,9 @@ async def world(database_url: str) -> AsyncIterator[World]:
         yield it
 
 
-async def _until(client: httpx.AsyncClient, session_id: str, *statuses: str) -> dict[str, Any]:
+async def _wait_for_session(
+    client: httpx.AsyncClient, session_id: str, *statuses: str
+) -> dict[str, Any]:
     path = f"/api/auth/session/{session_id}"
     async with asyncio.timeout(60):
         view = (await client.get(path)).json()
@@ -40,7 +42,7 @@ async def _until(client: httpx.AsyncClient, session_id: str, *statuses: str) -> 
     return dict(view)
 
 
-async def _until_running(client: httpx.AsyncClient, vm_id: str) -> None:
+async def _wait_until_running(client: httpx.AsyncClient, vm_id: str) -> None:
     async with asyncio.timeout(60):
         view = (await client.get(f"/api/vm/{vm_id}")).json()
         while view["status"] != "running":
@@ -53,15 +55,15 @@ async def _populate(world: World, user: TestUser) -> str:
     async with client:
         asked = await client.post("/api/auth/start", json={"provider": "codex"})
         session_id = asked.json()["sessionId"]
-        await _until(client, session_id, "waiting_for_person")
+        await _wait_for_session(client, session_id, "waiting_for_person")
         await client.post(f"/api/auth/session/{session_id}/input", json=PASTE)
-        done = await _until(client, session_id)
+        done = await _wait_for_session(client, session_id)
         assert done["status"] == "completed", done
         headers = {"Idempotency-Key": "one-more"}
         made = await client.post("/api/vm/create", json={"vmType": "cli"}, headers=headers)
-        await _until_running(client, made.json()["vm_id"])
+        await _wait_until_running(client, made.json()["vm_id"])
         going_on = await client.post("/api/auth/start", json={"provider": "claude_code"})
-        await _until(client, going_on.json()["sessionId"], "waiting_for_person")
+        await _wait_for_session(client, going_on.json()["sessionId"], "waiting_for_person")
     return str(done["cliVM"]["vmId"])
 
 
@@ -72,7 +74,7 @@ async def _delete(user: TestUser, password: str | None) -> httpx.Response:
         return await client.request("DELETE", "/api/account", content=body, headers=headers)
 
 
-async def _gone(world: World, user_id: str) -> None:
+async def _wait_until_deleted(world: World, user_id: str) -> None:
     async with asyncio.timeout(90):
         while any(
             it["id"] == user_id for it in await world.controller.call("GET", "/api/admin/people")
@@ -97,7 +99,7 @@ async def _rows_with(world: World, *texts: str) -> dict[str, list[str]]:
     return found
 
 
-def _stored(world: World, vm_id: str) -> Path:
+def _archived_logs(world: World, vm_id: str) -> Path:
     return world.agent.state_dir / "logs" / "machines" / vm_id
 
 
@@ -108,8 +110,8 @@ async def test_deletion_removes_all_of_the_user_and_nothing_of_others(world: Wor
     bens = await _populate(world, ben)
     theirs = await ben.by_token("read")
     before = (await theirs.get("/api/vm/list")).json()
-    _stored(world, vm_id).mkdir(parents=True)
-    (_stored(world, vm_id) / "console.log").write_text("its last words")
+    _archived_logs(world, vm_id).mkdir(parents=True)
+    (_archived_logs(world, vm_id) / "console.log").write_text("its last words")
 
     refused = await _delete(ann, "not the password")
     assert (refused.status_code, refused.json()["code"]) == (403, "not-allowed")
@@ -122,10 +124,10 @@ async def test_deletion_removes_all_of_the_user_and_nothing_of_others(world: Wor
     async with ann.by_cookie() as browser:
         assert (await browser.get("/api/vm/list")).status_code == 401
 
-    await _gone(world, ann.user_id)
+    await _wait_until_deleted(world, ann.user_id)
     assert set(await _rows_with(world, ann.user_id, ann.email)) == {"audit_log"}
     assert not await _rows_with(world, ann.email)
-    assert not _stored(world, vm_id).exists()
+    assert not _archived_logs(world, vm_id).exists()
     machines = await world.machines()
     assert vm_id not in machines
     assert bens in machines
@@ -142,7 +144,7 @@ async def test_deletion_completes_when_an_absent_host_returns(world: World) -> N
         asked = await world.controller.call("DELETE", f"/api/admin/people/{ann.user_id}")
         assert asked["deletingAt"] is not None
     await world.agent.start()
-    await _gone(world, ann.user_id)
+    await _wait_until_deleted(world, ann.user_id)
     assert await world.machines() == {}
     async with world.controller.client() as client:
         answer = await client.delete(f"/api/admin/people/{ann.user_id}")

@@ -41,7 +41,9 @@ async def world_on_either(database_url: str) -> AsyncIterator[World]:
         yield it
 
 
-async def _everything(controller: ControllerProcess, until: str) -> list[tuple[int, str, Any]]:
+async def _events_until_end(
+    controller: ControllerProcess, until: str
+) -> list[tuple[int, str, Any]]:
     """All events up to the end of a session."""
     async with controller.client() as client:
         listener = Listener(client)
@@ -96,7 +98,7 @@ async def test_listener_misses_no_event_across_kills(
         for _, kind, data in reversed(listener.received)
         if kind == "session" and data["status"] == "completed"
     )
-    everything = await _everything(controller, last)
+    everything = await _events_until_end(controller, last)
     assert listener.received == everything
     numbers = [number for number, _, _ in listener.received]
     assert numbers == sorted(set(numbers))

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from api_users import create_user
-from chatting import ChatClient, Event, connected, create_chat, joined_text, kinds
+from chatting import ChatClient, Event, connect_cli, create_chat, joined_text, kinds
 from controller_world import World, open_world
 
 from polydev.shared.host_protocol import RemoveFiles, StartMachine
@@ -22,7 +22,7 @@ async def world(some_database_url: str) -> AsyncIterator[World]:
     grace = {"POLYDEV_CHAT_STOP_GRACE_S": "3"}
     async with open_world({}, DATABASE_URL=some_database_url, **grace) as it:
         await it.controller.start()
-        await connected(it.controller, "codex")
+        await connect_cli(it.controller, "codex")
         yield it
 
 
@@ -31,7 +31,7 @@ async def chat(world: World) -> ChatClient:
     return await create_chat(world.controller)
 
 
-def ending(events: list[Event]) -> tuple[str, str | None]:
+def turn_end(events: list[Event]) -> tuple[str, str | None]:
     """The end reason and error code of the last turn."""
     last = events[-1]
     assert last["kind"] == "turn_ended"
@@ -43,7 +43,7 @@ async def test_turn_streams_events_from_prompt_to_end(chat: ChatClient) -> None:
     assert kinds(events) == ["user", "title", "text", "turn_ended"]
     assert joined_text(events, "user") == "Hello there"
     assert joined_text(events) == "You said: Hello there"
-    assert ending(events) == ("end_turn", None)
+    assert turn_end(events) == ("end_turn", None)
     view = await chat.view()
     assert (view["status"], view["turn"], view["title"]) == ("idle", 1, "Hello there")
 
@@ -99,10 +99,10 @@ async def test_turn_can_be_stopped_at_any_point(chat: ChatClient) -> None:
         await chat.wait_for(kind, number)
         await chat.controller.call("POST", f"{chat.path}/stop")
         events = await chat.wait_for("turn_ended", number)
-        assert ending(events) == ("cancelled", None), prompt
+        assert turn_end(events) == ("cancelled", None), prompt
     number = await chat.send("slowly: 500")
     await chat.controller.call("POST", f"{chat.path}/stop")
-    assert ending(await chat.wait_for("turn_ended", number)) == ("cancelled", None)
+    assert turn_end(await chat.wait_for("turn_ended", number)) == ("cancelled", None)
     assert joined_text(await chat.run_turn("and now")) == "You said: and now"
 
 
@@ -187,7 +187,7 @@ async def _refused(chat: ChatClient) -> tuple[int, str, str]:
 
 async def test_failed_turn_reports_the_error_of_the_cli(chat: ChatClient) -> None:
     events = await chat.run_turn("fail: out of cheese")
-    assert ending(events) == ("failed", "chat-failed")
+    assert turn_end(events) == ("failed", "chat-failed")
     assert "out of cheese" in events[-1]["error"]["message"]
     assert joined_text(await chat.run_turn("again")) == "You said: again"
 
@@ -198,7 +198,7 @@ async def test_turn_fails_when_the_login_is_gone(world: World, chat: ChatClient)
     async with world.agent.host() as host:
         files = RemoveFiles(vm_id=machine, paths=["/root/.codex/auth.json"])
         await host.run("test-remove", files, 30)
-    assert ending(await chat.run_turn("hello again")) == ("failed", "not-connected")
+    assert turn_end(await chat.run_turn("hello again")) == ("failed", "not-connected")
 
 
 async def test_turn_of_a_killed_controller_is_interrupted(world: World, chat: ChatClient) -> None:
@@ -210,7 +210,7 @@ async def test_turn_of_a_killed_controller_is_interrupted(world: World, chat: Ch
     await world.expire_leases()
     await world.controller.start()
     after = await chat.wait_for("turn_ended", number, before[-1]["id"])
-    assert ending(after) == ("interrupted", "chat-failed")
+    assert turn_end(after) == ("interrupted", "chat-failed")
     events = await chat.run_turn("are you there")
     assert joined_text(events) == "You said: are you there"
     assert "notice" not in kinds(events), "the conversation was taken up, not begun anew"
@@ -223,7 +223,7 @@ async def test_turn_of_a_stopped_controller_is_interrupted(world: World, chat: C
     await chat.wait_for("text", number)
     assert await world.controller.end() == 0
     await world.controller.start()
-    assert ending(await chat.wait_for("turn_ended", number)) == ("interrupted", "chat-failed")
+    assert turn_end(await chat.wait_for("turn_ended", number)) == ("interrupted", "chat-failed")
 
 
 async def test_chat_continues_after_host_agent_and_machine_restart(
@@ -262,14 +262,14 @@ async def test_chats_of_other_users_are_not_found(world: World, chat: ChatClient
     await chat.run_turn("a secret thing")
     stranger = await create_user(world.controller, "stranger")
     async with stranger.by_cookie() as client:
-        for method, path, body in _everything(chat):
+        for method, path, body in _all_events(chat):
             answer = await client.request(method, path, json=body)
             assert (answer.status_code, answer.json()["code"]) == (404, "no-such-chat"), path
         assert (await client.get("/api/chats")).json() == []
     assert (await chat.view())["title"] == "a secret thing"
 
 
-def _everything(chat: ChatClient) -> list[tuple[str, str, Any]]:
+def _all_events(chat: ChatClient) -> list[tuple[str, str, Any]]:
     return [
         ("GET", chat.path, None),
         ("PATCH", chat.path, {"title": "mine"}),
@@ -303,7 +303,7 @@ async def test_every_controller_serves_a_chat(postgres: Any) -> None:
         await world.controller.start()
         other = world.add_controller()
         await other.start()
-        await connected(world.controller, "codex")
+        await connect_cli(world.controller, "codex")
         chat = await create_chat(world.controller)
         await chat.run_turn("hello")
         elsewhere = chat.on_controller(other)
@@ -319,13 +319,13 @@ async def test_every_controller_serves_a_chat(postgres: Any) -> None:
         number = await chat.send("slowly: 500")
         await chat.wait_for("text", number)
         await elsewhere.controller.call("POST", f"{chat.path}/stop")
-        assert ending(await elsewhere.wait_for("turn_ended", number)) == ("cancelled", None)
+        assert turn_end(await elsewhere.wait_for("turn_ended", number)) == ("cancelled", None)
 
 
 async def test_another_controller_ends_the_turn_of_a_dead_one(postgres: Any) -> None:
     async with open_world(DATABASE_URL=postgres.database()) as world:
         await world.controller.start()
-        await connected(world.controller, "codex")
+        await connect_cli(world.controller, "codex")
         chat = await create_chat(world.controller)
         number = await chat.send("slowly: 400")
         await chat.wait_for("text", number)
@@ -334,7 +334,7 @@ async def test_another_controller_ends_the_turn_of_a_dead_one(postgres: Any) -> 
         other = world.add_controller()
         await other.start()
         elsewhere = chat.on_controller(other)
-        assert ending(await elsewhere.wait_for("turn_ended", number)) == (
+        assert turn_end(await elsewhere.wait_for("turn_ended", number)) == (
             "interrupted",
             "chat-failed",
         )

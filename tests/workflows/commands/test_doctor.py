@@ -20,14 +20,14 @@ from controller_world import FILES, World, open_world
 from doctor_world import (
     LIMIT_S,
     all_ok,
-    asked,
     command,
-    connected,
+    connect_cli,
     doctor,
+    failed_check,
     in_database,
     machine,
-    started,
-    wrong,
+    open_doctor_world,
+    run_on_host,
 )
 from postgres import Cluster
 
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
-    async with started() as it:
+    async with open_doctor_world() as it:
         yield it
 
 
@@ -48,7 +48,7 @@ async def world() -> AsyncIterator[World]:
 
 
 async def test_healthy_installation_has_no_findings(world: World) -> None:
-    await connected(world)
+    await connect_cli(world)
     found = await doctor(world)
     assert all_ok(found), found
     assert {it["name"] for it in found} >= {
@@ -73,19 +73,19 @@ async def test_error_of_an_unready_machine_names_machine_limit_and_console() -> 
 
 
 async def test_missing_credentials_are_reported(world: World) -> None:
-    vm_id = await connected(world)
-    await asked(world, RemoveFiles(vm_id=vm_id, paths=[FILES["codex"]]))
-    finding = wrong(await doctor(world), "logins")
+    vm_id = await connect_cli(world)
+    await run_on_host(world, RemoveFiles(vm_id=vm_id, paths=[FILES["codex"]]))
+    finding = failed_check(await doctor(world), "logins")
     assert finding["vm_id"] == vm_id
     assert f"are missing in machine {vm_id}: {FILES['codex']} does" in finding["message"]
     assert "polydev connect codex" in finding["hint"]
 
 
 async def test_logged_out_cli_is_quoted(world: World) -> None:
-    vm_id = await connected(world)
+    vm_id = await connect_cli(world)
     nothing = WireFile.of(GuestFile(FILES["codex"], b""))
-    await asked(world, WriteFiles(vm_id=vm_id, files=[nothing]))
-    finding = wrong(await doctor(world), "logins")
+    await run_on_host(world, WriteFiles(vm_id=vm_id, files=[nothing]))
+    finding = failed_check(await doctor(world), "logins")
     assert finding["vm_id"] == vm_id
     assert f"in machine {vm_id} reports that it is not logged in" in finding["message"]
     assert f"polydev machine exec {vm_id} codex login status" in finding["hint"]
@@ -94,19 +94,19 @@ async def test_logged_out_cli_is_quoted(world: World) -> None:
 async def test_machine_lost_by_its_host_is_reported(
     world: World,
 ) -> None:
-    vm_id = await connected(world)
-    await asked(world, DestroyMachine(vm_id=vm_id))
+    vm_id = await connect_cli(world)
+    await run_on_host(world, DestroyMachine(vm_id=vm_id))
     found = await doctor(world)
-    message = wrong(found, "machines")["message"]
+    message = failed_check(found, "machines")["message"]
     assert vm_id in message
     assert "running in the database, but its host has lost it" in message
 
 
 async def test_leftover_browser_machine_is_reported(world: World) -> None:
     """Its session has ended, but its row still has the status `running`."""
-    await connected(world)
+    await connect_cli(world)
     vm_id = new_vm_id()
-    await asked(world, machine(vm_id, MachineKind.BROWSER))
+    await run_on_host(world, machine(vm_id, MachineKind.BROWSER))
     with in_database(world) as database:
         database.execute(
             "INSERT INTO vms (vm_id, user_id, ip_address, status, vm_type, created_at, session_id,"
@@ -122,29 +122,31 @@ async def test_leftover_browser_machine_is_reported(world: World) -> None:
 
 
 async def test_wrong_address_in_the_database_is_reported(world: World) -> None:
-    vm_id = await connected(world)
+    vm_id = await connect_cli(world)
     with in_database(world) as database:
         database.execute("UPDATE vms SET ip_address = '192.168.100.99' WHERE vm_id = ?", (vm_id,))
-    message = wrong(await doctor(world), "machines")["message"]
+    message = failed_check(await doctor(world), "machines")["message"]
     assert message.startswith(f"Pages show 192.168.100.99 for machine {vm_id}, but it has 192.")
 
 
 async def test_machine_without_network_is_reported(world: World) -> None:
-    vm_id = await connected(world)
+    vm_id = await connect_cli(world)
     async with world.agent.host() as host:
         [tap] = (await host.inventory()).taps
     await ip(world.agent, "link", "del", tap)
-    finding = wrong(await doctor(world), "TAPs")
+    finding = failed_check(await doctor(world), "TAPs")
     assert finding["vm_id"] == vm_id
     assert f"Machine {vm_id} runs without a network: its TAP {tap} is gone" in finding["message"]
 
 
 async def test_hint_restores_the_network_of_a_machine(world: World) -> None:
-    vm_id = await connected(world)
+    vm_id = await connect_cli(world)
     async with world.agent.host() as host:
         [tap] = (await host.inventory()).taps
     await ip(world.agent, "link", "del", tap)
-    for line in wrong(await doctor(world), "TAPs")["hint"].partition(": ")[2].split(", then "):
+    for line in (
+        failed_check(await doctor(world), "TAPs")["hint"].partition(": ")[2].split(", then ")
+    ):
         assert line.split()[-1] == vm_id
         process = await command(world, *line.split()[1:])
         _, err = await asyncio.wait_for(process.communicate(), LIMIT_S)
@@ -154,7 +156,7 @@ async def test_hint_restores_the_network_of_a_machine(world: World) -> None:
 
 async def test_flushed_firewall_rules_are_reported(world: World) -> None:
     await ip(world.agent, "netns", "exec", world.agent.netns, "nft", "flush", "ruleset", here=True)
-    finding = wrong(await doctor(world), "firewall")
+    finding = failed_check(await doctor(world), "firewall")
     assert "is gone (another program flushed the rules)" in finding["message"]
     assert "polydev down" in finding["hint"]
 
@@ -165,7 +167,7 @@ async def test_flushed_firewall_rules_are_reported(world: World) -> None:
 async def test_dead_host_agent_is_reported_and_its_host_checked(
     world: World,
 ) -> None:
-    vm_id = await connected(world)
+    vm_id = await connect_cli(world)
     await world.agent.kill()
     found = await doctor(world)
     local = [it for it in found if it["name"] == "host agent" and it["host_id"] is None]
@@ -189,12 +191,12 @@ async def test_failed_controller_start_is_reported_with_its_log(world: World) ->
         )
         assert await asyncio.wait_for(process.wait(), LIMIT_S) == 1
     found = await doctor(world)
-    finding = wrong(found, "controller")
+    finding = failed_check(found, "controller")
     assert "does not answer" in finding["message"]
     assert "ENCRYPTION_KEY" in finding["message"]
     assert "polydev up" in finding["hint"]
     assert any(it["name"] == "host agent" and it["ok"] for it in found)
-    assert wrong(found, "port")["message"].startswith("No process listens on port")
+    assert failed_check(found, "port")["message"].startswith("No process listens on port")
 
 
 async def test_foreign_program_on_the_port_is_named_and_gets_no_token(
@@ -213,7 +215,7 @@ async def test_foreign_program_on_the_port_is_named_and_gets_no_token(
     assert wrong_owner_error.stdout is not None
     await wrong_owner_error.stdout.readline()
     try:
-        finding = wrong(await doctor(world), "port")
+        finding = failed_check(await doctor(world), "port")
         assert "nobody (uid 65534), python3, process" in finding["message"]
         assert f"sport = :{world.controller.port}" in finding["hint"]
         heard = await wrong_owner_error.stdout.readline()
@@ -226,7 +228,7 @@ async def test_foreign_program_on_the_port_is_named_and_gets_no_token(
 async def test_locked_database_is_reported(world: World) -> None:
     with in_database(world) as holding:
         holding.execute("BEGIN EXCLUSIVE")
-        finding = wrong(await doctor(world), "database")
+        finding = failed_check(await doctor(world), "database")
         assert "is locked: a write waited" in finding["message"]
         assert "stop that program" in finding["hint"]
 
@@ -235,13 +237,13 @@ async def test_missing_migration_is_reported(world: World) -> None:
     with in_database(world) as database:
         database.execute("UPDATE alembic_version SET version_num = '0001'")
     found = await doctor(world)
-    assert "older than this version" in wrong(found, "database")["message"]
+    assert "older than this version" in failed_check(found, "database")["message"]
 
 
 async def test_unreachable_database_server_is_reported(
     postgres: Cluster, postgresql_url: str
 ) -> None:
-    async with started(DATABASE_URL=postgresql_url) as world:
+    async with open_doctor_world(DATABASE_URL=postgresql_url) as world:
         assert all_ok(await doctor(world))
         # Without its database, the controller soon exits: doctor must have started before.
         waiting = await asyncio.create_subprocess_exec(
@@ -271,7 +273,7 @@ async def test_unreachable_database_server_is_reported(
 async def test_controller_with_an_expired_lease_is_reported(
     postgres: Cluster, postgresql_url: str
 ) -> None:
-    async with started(DATABASE_URL=postgresql_url) as world:
+    async with open_doctor_world(DATABASE_URL=postgresql_url) as world:
         with postgres.superuser(postgresql_url) as administrator:
             # The second row claims the takeover, so that the controller does not clean it up.
             administrator.execute(
@@ -279,7 +281,7 @@ async def test_controller_with_an_expired_lease_is_reported(
                 " version, key_ids FROM controllers, (VALUES ('', now()),"
                 " ('takes over ', now() + interval '1 hour')) AS row (words, until)"
             )
-            finding = wrong(await doctor(world), "leases")
+            finding = failed_check(await doctor(world), "leases")
     assert "The lease of controller gone-controller has expired" in finding["message"]
     assert "polydev up" in finding["hint"]
 
@@ -293,16 +295,16 @@ async def test_host_that_never_answered_is_reported(world: World) -> None:
     async with asyncio.timeout(LIMIT_S):
         while all_ok(found := await doctor(world)):
             pass
-    finding = wrong(found, "host agent")
+    finding = failed_check(found, "host agent")
     assert finding["host_id"] == "attic"
     assert "it never answered" in finding["message"]
 
 
 async def test_orphan_on_the_host_is_reported(world: World) -> None:
     vm_id, its_own = new_vm_id(), machine(new_vm_id(), MachineKind.BROWSER)
-    await asked(world, machine(vm_id, MachineKind.CLI))
-    await asked(world, its_own.model_copy(update={"labels": {"purpose": "warm-waiting"}}))
-    finding = wrong(await doctor(world), "orphans")
+    await run_on_host(world, machine(vm_id, MachineKind.CLI))
+    await run_on_host(world, its_own.model_copy(update={"labels": {"purpose": "warm-waiting"}}))
+    finding = failed_check(await doctor(world), "orphans")
     assert finding["message"] == f"Machine {vm_id} is on its host, but not in the database"
 
 
@@ -325,8 +327,8 @@ async def test_skipped_checks_are_listed_without_root(world: World) -> None:
 
 
 async def test_user_sees_only_their_own_findings(world: World) -> None:
-    others = await connected(world)
-    await asked(world, DestroyMachine(vm_id=others))
+    others = await connect_cli(world)
+    await run_on_host(world, DestroyMachine(vm_id=others))
     user = await create_user(world.controller, "somebody")
     client = await user.by_token("read", "machines")
     async with client:
@@ -336,7 +338,7 @@ async def test_user_sees_only_their_own_findings(world: World) -> None:
             path = f"/api/vm/{made['vm_id']}?after={answer.json()['version']}&wait=20"
             answer = await client.get(path)
         well_so_far = (await client.get("/api/doctor")).json()
-        await asked(world, DestroyMachine(vm_id=made["vm_id"]))
+        await run_on_host(world, DestroyMachine(vm_id=made["vm_id"]))
         answer = (await client.get("/api/doctor")).json()
     assert well_so_far["ok"], well_so_far
     assert {it["name"] for it in answer["checks"]} == {"controller", "machines", "logins"}

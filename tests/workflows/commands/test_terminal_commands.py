@@ -93,30 +93,30 @@ async def polydev(world: World, *arguments: str) -> AsyncIterator[TerminalSessio
 
 
 @pytest.fixture
-async def here(world: World) -> World:
+async def started_world(world: World) -> World:
     await world.controller.start()
     await world.controller.call("GET", "/health")
     return world
 
 
-async def test_key_prompt_does_not_echo(here: World) -> None:
-    async with polydev(here, "connect", "codex", "--api-key") as it:
+async def test_key_prompt_does_not_echo(started_world: World) -> None:
+    async with polydev(started_world, "connect", "codex", "--api-key") as it:
         await it.until("API key for codex:")
         it.type(f"{KEY}\n")
         await it.until("codex is logged in")
         assert await it.ended() == 0
     assert KEY not in it.seen
-    (listed,) = await here.controller.call("GET", "/api/credentials")
+    (listed,) = await started_world.controller.call("GET", "/api/credentials")
     assert listed["kind"] == "api_key"
-    stored = await here.credentials(listed["vmId"], "codex")
+    stored = await started_world.credentials(listed["vmId"], "codex")
     assert stored["OPENAI_API_KEY"] == KEY
 
 
-async def test_key_is_read_from_standard_input(here: World) -> None:
+async def test_key_is_read_from_standard_input(started_world: World) -> None:
     for given, code, output in ((f"{KEY}\n", 0, b"is logged in"), ("", 1, b"The API key is empty")):
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "polydev.cli", "connect", "codex", "--api-key-stdin"),
-            env=_environment(here),
+            env=_environment(started_world),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -126,11 +126,11 @@ async def test_key_is_read_from_standard_input(here: World) -> None:
         assert KEY.encode() not in out
 
 
-async def test_conversation_continues_later(here: World) -> None:
+async def test_conversation_continues_later(started_world: World) -> None:
     asked = {"provider": "codex", "apiKey": KEY}
-    started = await here.controller.call("POST", "/api/auth/key", asked)
-    await here.controller.wait_for_session(started["sessionId"])
-    async with polydev(here, "chat", "codex") as it:
+    started = await started_world.controller.call("POST", "/api/auth/key", asked)
+    await started_world.controller.wait_for_session(started["sessionId"])
+    async with polydev(started_world, "chat", "codex") as it:
         await it.until("> ")
         it.type("Hello there\n")
         await it.until("Hello there")  # echoed input
@@ -139,23 +139,23 @@ async def test_conversation_continues_later(here: World) -> None:
         it.type("\x04")
         await it.until("Continue with: polydev chat ")
         assert await it.ended() == 0
-    (chat,) = await here.controller.call("GET", "/api/chats")
-    async with polydev(here, "chat", "list") as it:
+    (chat,) = await started_world.controller.call("GET", "/api/chats")
+    async with polydev(started_world, "chat", "list") as it:
         await it.until(chat["chatId"])
         assert await it.ended() == 0
-    async with polydev(here, "chat", chat["chatId"][:8]) as it:
+    async with polydev(started_world, "chat", chat["chatId"][:8]) as it:
         await it.until("> Hello there")  # the earlier conversation
         await it.until("\n> ")
         it.type("\x03")
         assert await it.ended() == 0
 
 
-async def test_user_answers_permissions_and_stops_a_turn(here: World) -> None:
-    started = await here.controller.call(
+async def test_user_answers_permissions_and_stops_a_turn(started_world: World) -> None:
+    started = await started_world.controller.call(
         "POST", "/api/auth/key", {"provider": "codex", "apiKey": KEY}
     )
-    await here.controller.wait_for_session(started["sessionId"])
-    async with polydev(here, "chat", "codex") as it:
+    await started_world.controller.wait_for_session(started["sessionId"])
+    async with polydev(started_world, "chat", "codex") as it:
         await it.until("> ")
         it.type("write notes.txt: by hand\n")
         await it.until("Permission needed: ")
@@ -173,17 +173,17 @@ async def test_user_answers_permissions_and_stops_a_turn(here: World) -> None:
         await it.until("> ")
         it.type("\x03")
         assert await it.ended() == 0
-    (chat,) = await here.controller.call("GET", "/api/chats")
+    (chat,) = await started_world.controller.call("GET", "/api/chats")
     assert (chat["status"], chat["turn"]) == ("idle", 2)
 
 
-async def test_conversation_without_messages_leaves_no_chat(here: World) -> None:
-    started = await here.controller.call(
+async def test_conversation_without_messages_leaves_no_chat(started_world: World) -> None:
+    started = await started_world.controller.call(
         "POST", "/api/auth/key", {"provider": "codex", "apiKey": KEY}
     )
-    await here.controller.wait_for_session(started["sessionId"])
-    async with polydev(here, "chat", "codex") as it:
+    await started_world.controller.wait_for_session(started["sessionId"])
+    async with polydev(started_world, "chat", "codex") as it:
         await it.until("> ")
         it.type("\x03")
         assert await it.ended() == 0
-    assert await here.controller.call("GET", "/api/chats") == []
+    assert await started_world.controller.call("GET", "/api/chats") == []

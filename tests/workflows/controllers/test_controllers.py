@@ -26,7 +26,7 @@ LIMIT_S = 60
 
 
 @asynccontextmanager
-async def _several(
+async def _open_controllers(
     url: str, count: int = 2, **simulation: Any
 ) -> AsyncIterator[tuple[World, list[ControllerProcess]]]:
     async with open_world(simulation, DATABASE_URL=url) as world:
@@ -43,14 +43,14 @@ async def _start(*controllers: ControllerProcess) -> None:
         await controller.call("GET", "/health")
 
 
-async def _begun(world: World, at: ControllerProcess, count: int) -> dict[str, str]:
+async def _start_sessions(world: World, at: ControllerProcess, count: int) -> dict[str, str]:
     """Start a session for each of `count` users; return tokens by session id."""
     tokens = list((await world.create_users(count)).values())
     sessions = await asyncio.gather(*(at.with_token(token).connect("codex") for token in tokens))
     return dict(zip(sessions, tokens, strict=True))
 
 
-async def _completed(at: ControllerProcess, sessions: dict[str, str]) -> list[str]:
+async def _wait_until_completed(at: ControllerProcess, sessions: dict[str, str]) -> list[str]:
     """Wait until all sessions complete; return their CLI machines."""
     views = await asyncio.gather(
         *(at.with_token(token).wait_for_session(it) for it, token in sessions.items())
@@ -68,7 +68,7 @@ async def _log_in(at: ControllerProcess, sessions: dict[str, str]) -> None:
         await at.with_token(token).call("POST", f"/api/auth/session/{session_id}/input", PASTED)
 
 
-async def _one_waits(at: ControllerProcess, sessions: dict[str, str]) -> None:
+async def _wait_for_first_login(at: ControllerProcess, sessions: dict[str, str]) -> None:
     """Wait until the first session waits for its user."""
     session_id, token = next(iter(sessions.items()))
     view = await at.with_token(token).wait_for_session(session_id, "waiting_for_person")
@@ -83,7 +83,7 @@ async def _counts(world: World) -> tuple[int, int]:
     return len(machines), len(stored)
 
 
-async def _until_logged(controller: ControllerProcess, message: str) -> None:
+async def _wait_for_log(controller: ControllerProcess, message: str) -> None:
     async with asyncio.timeout(LIMIT_S):
         while message not in controller.log.read_text():
             await asyncio.sleep(0.1)
@@ -92,28 +92,28 @@ async def _until_logged(controller: ControllerProcess, message: str) -> None:
 async def test_another_controller_takes_over_from_a_killed_one(
     postgresql_url: str,
 ) -> None:
-    async with _several(postgresql_url, login_s=1) as (world, [first, second]):
+    async with _open_controllers(postgresql_url, login_s=1) as (world, [first, second]):
         first.order(At("write", "inside"))
         with first.delayed_workflows():
-            sessions = await _begun(world, first, 12)
+            sessions = await _start_sessions(world, first, 12)
         await _start(second)
         assert await first.ended() == -9
         killed = time.monotonic()
-        await _until_logged(second, "took over ")
+        await _wait_for_log(second, "took over ")
         assert time.monotonic() - killed < VALID_S + LIMIT_S / 4
-        machines = await _completed(second, sessions)
+        machines = await _wait_until_completed(second, sessions)
         await world.assert_exact(*machines)
         assert await _counts(world) == (2 * len(sessions), len(sessions))
 
 
 async def test_one_of_two_survivors_takes_over(postgresql_url: str) -> None:
-    async with _several(postgresql_url, 3, login_end="never") as (world, [first, *others]):
-        sessions = await _begun(world, first, 6)
-        await _one_waits(first, sessions)
+    async with _open_controllers(postgresql_url, 3, login_end="never") as (world, [first, *others]):
+        sessions = await _start_sessions(world, first, 6)
+        await _wait_for_first_login(first, sessions)
         await _start(*others)
         await first.kill()
         await _log_in(others[0], sessions)
-        machines = await _completed(others[0], sessions)
+        machines = await _wait_until_completed(others[0], sessions)
         await world.assert_exact(*machines)
         assert await _counts(world) == (2 * len(sessions), len(sessions))
         lines = [it.log.read_text().count("took over ") for it in others]
@@ -121,14 +121,14 @@ async def test_one_of_two_survivors_takes_over(postgresql_url: str) -> None:
 
 
 async def test_controller_with_an_expired_lease_exits(postgresql_url: str) -> None:
-    async with _several(postgresql_url, login_end="never") as (world, [first, second]):
-        sessions = await _begun(world, first, 4)
-        await _one_waits(first, sessions)
+    async with _open_controllers(postgresql_url, login_end="never") as (world, [first, second]):
+        sessions = await _start_sessions(world, first, 4)
+        await _wait_for_first_login(first, sessions)
         await _start(second)
         os.kill(first.pid, signal.SIGSTOP)
         try:
             await _log_in(second, sessions)
-            machines = await _completed(second, sessions)
+            machines = await _wait_until_completed(second, sessions)
             before = first.log.read_text()
         finally:
             os.kill(first.pid, signal.SIGCONT)
@@ -154,29 +154,29 @@ async def test_controller_exits_without_its_database_and_restarts(
         finally:
             postgres.start()
         await controller.start()
-        await _until_logged(controller, "took over ")
+        await _wait_for_log(controller, "took over ")
         await controller.call("POST", f"/api/auth/session/{session_id}/input", PASTED)
-        await world.assert_exact(*await _completed(controller, {session_id: TOKEN}))
+        await world.assert_exact(*await _wait_until_completed(controller, {session_id: TOKEN}))
 
 
 async def test_stopped_controller_releases_its_workflows_at_once(
     postgresql_url: str,
 ) -> None:
-    async with _several(postgresql_url, login_end="never") as (world, [first, second]):
-        await _one_waits(first, await _begun(world, first, 1))
+    async with _open_controllers(postgresql_url, login_end="never") as (world, [first, second]):
+        await _wait_for_first_login(first, await _start_sessions(world, first, 1))
         await _start(second)
         assert await first.end() == 0
         async with world.database() as database, database.read() as connection:
             assert len((await connection.execute(controllers.select())).all()) == 1, "at once"
-        await _until_logged(second, "took over ")
+        await _wait_for_log(second, "took over ")
 
 
 async def test_session_of_one_controller_completes_at_another(postgresql_url: str) -> None:
-    async with _several(postgresql_url, login_end="never") as (world, [first, second]):
+    async with _open_controllers(postgresql_url, login_end="never") as (world, [first, second]):
         await _start(second)
         async with second.client() as client, client.stream("GET", "/api/events") as events:
             streamed = asyncio.create_task(
-                _until_streamed(events.aiter_lines(), "waiting_for_person")
+                _wait_for_stream(events.aiter_lines(), "waiting_for_person")
             )
             session_id = await first.connect("codex")
             began = time.monotonic()
@@ -184,13 +184,13 @@ async def test_session_of_one_controller_completes_at_another(postgresql_url: st
             await asyncio.wait_for(streamed, LIMIT_S)
         assert time.monotonic() - began < 20, "the event came by polling, not by notification"
         await second.call("POST", f"/api/auth/session/{session_id}/input", PASTED)
-        [cli] = await _completed(second, {session_id: TOKEN})
+        [cli] = await _wait_until_completed(second, {session_id: TOKEN})
         assert await first.session(session_id) == await second.session(session_id)
         await world.assert_exact(cli)
 
 
 async def test_session_of_one_controller_is_cancelled_at_another(postgresql_url: str) -> None:
-    async with _several(postgresql_url, login_end="never") as (world, [first, second]):
+    async with _open_controllers(postgresql_url, login_end="never") as (world, [first, second]):
         session_id = await first.connect("codex")
         await first.wait_for_session(session_id, "waiting_for_person")
         await _start(second)
@@ -202,30 +202,30 @@ async def test_session_of_one_controller_is_cancelled_at_another(postgresql_url:
 
 
 async def test_no_secret_is_in_the_database_or_its_journal(postgresql_url: str) -> None:
-    async with _several(postgresql_url, login_end="never") as (world, [first, second]):
+    async with _open_controllers(postgresql_url, login_end="never") as (world, [first, second]):
         session_id = await first.connect("codex")
         await first.wait_for_session(session_id, "waiting_for_person")
         await _start(second)
         code = "a-pasted-code-that-is-a-secret"
         pasted = {"callbackUrl": f"http://localhost:1455/auth/callback?code={code}&state=x"}
         await second.call("POST", f"/api/auth/session/{session_id}/input", pasted)
-        [cli] = await _completed(second, {session_id: TOKEN})
+        [cli] = await _wait_until_completed(second, {session_id: TOKEN})
         world.assert_no_trace_of(code, *tokens_in(await world.credentials(cli, "codex")))
 
 
 @pytest.mark.parametrize("step", ["create-machines", "write"])
 async def test_machine_of_a_dead_controller_keeps_its_token(postgresql_url: str, step: str) -> None:
     """All controllers share the key that tokens are derived from."""
-    async with _several(postgresql_url) as (world, [first, second]):
+    async with _open_controllers(postgresql_url) as (world, [first, second]):
         first.order(At(step, "after"))
         with first.delayed_workflows():
             session_id = await first.connect("codex")
         assert await first.ended() == -9
         await _start(second)
-        await world.assert_exact(*await _completed(second, {session_id: TOKEN}))
+        await world.assert_exact(*await _wait_until_completed(second, {session_id: TOKEN}))
 
 
-async def _until_streamed(lines: Any, text: str) -> None:
+async def _wait_for_stream(lines: Any, text: str) -> None:
     async for line in lines:
         if text in line:
             return

@@ -42,7 +42,7 @@ async def _write(world: World, vm_id: str, credentials: object) -> None:
         await host.run(f"guest-{hash(content)}", WriteFiles(vm_id=vm_id, files=files), 30)
 
 
-async def _gone(world: World, credential_id: str) -> None:
+async def _wait_until_gone(world: World, credential_id: str) -> None:
     async with asyncio.timeout(60):
         while any(it["credentialId"] == credential_id for it in await _listed(world)):
             await asyncio.sleep(0.1)
@@ -145,7 +145,7 @@ async def test_revoked_credential_is_removed_everywhere(world: World, state: str
         async with world.controller.client() as client:
             answer = await client.post(f"/api/credentials/{credential_id}/revoke")
             assert answer.status_code in (202, 404)
-    await _gone(world, credential_id)
+    await _wait_until_gone(world, credential_id)
     if state != "destroyed":
         assert not await _has_file(world, vm_id)
     async with world.controller.client() as client:
@@ -162,7 +162,7 @@ async def test_revocation_completes_when_an_absent_host_returns(world: World) ->
     assert revoking["revoking"] is True
     assert (await _listed(world))[0]["revoking"] is True
     await world.agent.start()
-    await _gone(world, credential_id)
+    await _wait_until_gone(world, credential_id)
     assert not await _has_file(world, vm_id)
 
 
@@ -181,5 +181,5 @@ async def test_revocation_leaves_an_active_login_unchanged() -> None:
         await _post(world, credential_id, "revoke")
         await world.controller.call("POST", path.format(second), url)
         assert (await world.controller.wait_for_session(second))["status"] == "completed"
-        await _gone(world, credential_id)
+        await _wait_until_gone(world, credential_id)
         assert await _has_file(world, vm_id)

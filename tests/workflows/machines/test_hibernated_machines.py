@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
-from chatting import ChatClient, connected, create_chat, joined_text, kinds
+from chatting import ChatClient, connect_cli, create_chat, joined_text, kinds
 from controller_process import TOKEN
 from controller_world import World, open_world
 from websockets.asyncio.client import ClientConnection, connect
@@ -26,16 +26,16 @@ async def open_connected_world(**settings: str) -> AsyncIterator[tuple[World, st
     """A world with a connected Codex, and its CLI machine."""
     async with open_world(**settings) as world:
         await world.controller.start()
-        yield world, await connected(world.controller, "codex")
+        yield world, await connect_cli(world.controller, "codex")
 
 
-async def hibernated(world: World, vm_id: str) -> dict[str, Any]:
+async def hibernate(world: World, vm_id: str) -> dict[str, Any]:
     """Hibernate a machine and wait for it."""
     await world.controller.call("POST", f"/api/vm/{vm_id}/hibernate")
     return await world.wait_for_machine(vm_id, "hibernated")
 
 
-async def audited(world: World, action: str) -> list[dict[str, Any]]:
+async def audit_entries(world: World, action: str) -> list[dict[str, Any]]:
     return list(await world.controller.call("GET", f"/api/admin/audit?action={action}"))
 
 
@@ -63,7 +63,7 @@ async def _by_chat(world: World, vm_id: str) -> None:
     """The CLI continues the conversation from before hibernation."""
     chat = await create_chat(world.controller)
     await chat.run_turn("the first")
-    await hibernated(world, vm_id)
+    await hibernate(world, vm_id)
     events = await chat.run_turn("the second")
     assert kinds(events) == ["user", "notice", "text", "turn_ended"], "and the session is not lost"
     [notice] = [it for it in events if it["kind"] == "notice"]
@@ -109,10 +109,10 @@ async def _by_program(world: World, vm_id: str) -> None:
 
 async def _by_files(world: World, vm_id: str) -> None:
     """Send concurrent requests; one of them resumes it."""
-    before = len(await audited(world, "machine.resume"))
+    before = len(await audit_entries(world, "machine.resume"))
     path = f"/api/vm/{vm_id}/files?path=/root"
     await asyncio.gather(*(world.controller.call("GET", path) for _ in range(6)))
-    assert len(await audited(world, "machine.resume")) == before + 1
+    assert len(await audit_entries(world, "machine.resume")) == before + 1
 
 
 async def _by_validating(world: World, vm_id: str) -> None:
@@ -123,7 +123,7 @@ async def _by_validating(world: World, vm_id: str) -> None:
 
 
 async def _by_login(world: World, vm_id: str) -> None:
-    assert await connected(world.controller, "claude_code") == vm_id
+    assert await connect_cli(world.controller, "claude_code") == vm_id
 
 
 Use = Callable[[World, str], Coroutine[Any, Any, None]]
@@ -144,15 +144,15 @@ async def test_every_use_resumes_a_hibernated_machine(
     async with open_connected_world(DATABASE_URL=some_database_url) as (world, vm_id):
         for use, why in USES:
             if use is not _by_chat:
-                await hibernated(world, vm_id)
+                await hibernate(world, vm_id)
             await use(world, vm_id)
             sleep = (await world.wait_for_machine(vm_id, "running"))["sleep"]
             assert (sleep["woke_why"], sleep["woke_how"]) == (why, "resumed"), use
             assert sleep["slept_why"] == "requested"
             assert sleep["memory_on_disk_bytes"] is None
-        resumes = await audited(world, "machine.resume")
+        resumes = await audit_entries(world, "machine.resume")
         assert {it["reason"] for it in resumes} == {why for _, why in USES} - {"a login"}
-        await hibernated(world, vm_id)
+        await hibernate(world, vm_id)
         assert (await world.controller.call("GET", "/api/vm/active-cli"))["vmId"] == vm_id
         await _is_revoked(world)
         sleep = (await world.wait_for_machine(vm_id, "running"))["sleep"]
@@ -200,7 +200,7 @@ async def test_only_an_unused_machine_is_hibernated() -> None:
         assert await _refused(world, vm_id, "hibernate") == (409, "machine-busy")
         await world.controller.call("POST", f"{chat.path}/stop")
         await chat.wait_for("turn_ended", number)
-        await hibernated(world, vm_id)
+        await hibernate(world, vm_id)
         assert (await world.controller.call("POST", f"/api/vm/{vm_id}/hibernate"))["status"] == (
             "hibernated"
         )
@@ -229,7 +229,7 @@ async def test_idle_machine_hibernates_unless_a_cli_is_busy() -> None:
         view = await world.wait_for_machine(made["vm_id"], "hibernated")
         assert view["sleep"]["slept_why"] == "not used for 2 seconds"
         assert (await world.states())[vm_id] == "running", "a CLI in it waits for its user"
-        slept = await audited(world, "machine.hibernate")
+        slept = await audit_entries(world, "machine.hibernate")
         [entry] = [it for it in slept if it["subject"] == made["vm_id"]]
         assert (entry["actor"], entry["via"]) == ("controller", "idle")
         assert entry["reason"] == "not used for 2 seconds"
@@ -249,8 +249,8 @@ async def test_machine_stays_hibernated_when_its_host_is_full() -> None:
         world.agent.env["POLYDEV_HOST_MEMORY_MIB"] = "4096"
         await world.agent.start()
         await world.controller.start()
-        vm_id = await connected(world.controller, "codex")
-        await hibernated(world, vm_id)
+        vm_id = await connect_cli(world.controller, "codex")
+        await hibernate(world, vm_id)
         others = []
         for kind in ("browser", "cli", "cli"):
             made = await world.controller.call("POST", "/api/vm/create", {"vmType": kind})
@@ -304,7 +304,7 @@ async def _by_commands(world: World, vm_id: str) -> None:
     assert "requested; its memory takes" in shown
     _, err = await _run_command(world, "machine", "exec", "cli", "--", "codex", "login", "status")
     assert f"Resuming {vm_id}" in err
-    await hibernated(world, vm_id)
+    await hibernate(world, vm_id)
     out, _ = await _run_command(world, "machine", "resume", "cli")
     assert "It resumed with its memory" in out
     assert "it resumed with its memory" in (await _run_command(world, "machine", "show", "cli"))[0]
@@ -315,7 +315,7 @@ async def _by_commands(world: World, vm_id: str) -> None:
 
 async def _is_damaged(world: World, vm_id: str) -> None:
     """Damaged memory is not used, and the reason is reported."""
-    await hibernated(world, vm_id)
+    await hibernate(world, vm_id)
     [memory] = [it for it in world.agent.state_dir.rglob("memory*") if it.is_file()]
     content = memory.read_bytes()
     memory.write_bytes(content[: len(content) // 2])
@@ -328,7 +328,7 @@ async def _is_damaged(world: World, vm_id: str) -> None:
 
 async def _dies(world: World, vm_id: str) -> None:
     """A restarted host agent resumes a hibernated machine."""
-    await hibernated(world, vm_id)
+    await hibernate(world, vm_id)
     await world.agent.kill()
     await world.agent.start()
     await _by_files(world, vm_id)
@@ -346,7 +346,7 @@ async def _differs(world: World, vm_id: str) -> None:
             await host.run(f"behind-its-back-{status}", operation, 30)
         view = await world.wait_for_machine(vm_id, status)
     assert view["sleep"]["woke_how"] == "resumed"
-    assert len(await audited(world, "machine.hibernated")) == 1
+    assert len(await audit_entries(world, "machine.hibernated")) == 1
     doctor = await world.controller.call("GET", "/api/doctor")
     assert [it for it in doctor["checks"] if it["name"] == "machines" and not it["ok"]] == []
 

@@ -13,12 +13,12 @@ LARGE = {"POLYDEV_HOST_MEMORY_MIB": "8192"}
 BROWSER_ONLY = {"POLYDEV_HOST_MEMORY_MIB": "2048"}
 
 
-async def _host_of(world: HostsWorld, vm_id: str) -> str:
+async def _host_id(world: HostsWorld, vm_id: str) -> str:
     [name] = [name for name, views in (await world.machines()).items() if vm_id in views]
     return name
 
 
-async def _until_on(world: HostsWorld, name: str, count: int) -> None:
+async def _wait_until_on(world: HostsWorld, name: str, count: int) -> None:
     async with asyncio.timeout(LIMIT_S):
         while len((await world.machines())[name]) != count:
             await asyncio.sleep(0.1)
@@ -30,7 +30,7 @@ async def test_session_completes_on_the_host_with_capacity() -> None:
         session = await world.controller.wait_for_session(await world.controller.connect("codex"))
         assert session["status"] == "completed", session["error"]
         cli = session["cliVM"]["vmId"]
-        assert await _host_of(world, cli) == "b"
+        assert await _host_id(world, cli) == "b"
         await world.wait_until_clean(cli)
         listed = await world.controller.call("GET", "/api/admin/hosts")
         assert [it["hostId"] for it in listed] == ["a", "b"]
@@ -50,7 +50,7 @@ async def test_draining_host_gets_no_machines() -> None:
         await world.controller.start()
         await world.controller.call("POST", "/api/admin/hosts/a/drain", {"reason": "repairs"})
         session = await world.controller.wait_for_session(await world.controller.connect("codex"))
-        assert await _host_of(world, session["cliVM"]["vmId"]) == "b"
+        assert await _host_id(world, session["cliVM"]["vmId"]) == "b"
 
 
 @pytest.mark.parametrize("step", ["create-machines", "browser-ready", "start-login"])
@@ -70,7 +70,7 @@ async def test_session_moves_from_a_dead_host(step: str) -> None:
         assert moved
         assert all("does not answer" in it["reason"] for it in moved)
         cli = session["cliVM"]["vmId"]
-        assert await _host_of(world, cli) == "b"
+        assert await _host_id(world, cli) == "b"
         await world.agents["a"].start()
         await world.controller.end()
         await world.controller.start()  # the reconciler runs at its start

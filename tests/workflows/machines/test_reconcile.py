@@ -32,7 +32,7 @@ async def _connected(world: World) -> str:
     return str(session["cliVM"]["vmId"])
 
 
-async def _until_row(world: World, vm_id: str, status: str) -> dict[str, Any]:
+async def _wait_for_row(world: World, vm_id: str, status: str) -> dict[str, Any]:
     async with asyncio.timeout(LIMIT_S):
         view = await world.controller.call("GET", f"/api/vm/{vm_id}")
         while view["status"] != status:
@@ -48,9 +48,9 @@ async def test_stopped_machine_is_started_by_the_next_login(world: World) -> Non
         await host.run("stop-it", StopMachine(vm_id=cli), 30)
     await world.controller.end()
     await world.controller.start()
-    await _until_row(world, cli, "stopped")
+    await _wait_for_row(world, cli, "stopped")
     assert await _connected(world) == cli
-    await _until_row(world, cli, "running")
+    await _wait_for_row(world, cli, "running")
     await world.assert_clean(cli)
 
 
@@ -74,7 +74,7 @@ async def test_machine_lost_by_its_host_is_replaced(
         await host.run("lose-it", DestroyMachine(vm_id=lost), 30)
     await world.controller.end()
     await world.controller.start()
-    view = await _until_row(world, lost, "failed")
+    view = await _wait_for_row(world, lost, "failed")
     assert "lost" in view["error"]["message"]
     new = await _connected(world)
     assert new != lost

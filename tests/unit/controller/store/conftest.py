@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from owned_rows import fill, rows_not_bens
+from owned_rows import fill, rows_of_others
 from postgres import Cluster
 
 from polydev.controller.store.engine.database import Database, open_database
@@ -45,6 +45,6 @@ def all_there_was(filled_url: str) -> dict[str, list[str]]:
 
     async def look() -> dict[str, list[str]]:
         async with await psycopg.AsyncConnection.connect(filled_url) as raw:
-            return await rows_not_bens(raw)
+            return await rows_of_others(raw)
 
     return asyncio.run(look())

@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from typing import Any, cast
 
 import pytest
-from owned_rows import ANN, AT, BEN, NO_RIGHT, Raw, rows_not_bens
+from owned_rows import ANN, AT, BEN, NO_RIGHT, Raw, rows_of_others
 from sqlalchemy.exc import NoResultFound, SQLAlchemyError
 
 import polydev.controller.store.queries
@@ -121,7 +121,7 @@ async def test_no_query_reaches_rows_of_other_users(
         except (SQLAlchemyError, PolydevError) as error:
             refused = error
         raw = await connection.get_raw_connection()
-        assert await rows_not_bens(cast(Raw, raw.driver_connection)) == all_there_was
+        assert await rows_of_others(cast(Raw, raw.driver_connection)) == all_there_was
         await connection.rollback()
     assert refused is None or _is_no_right_or_nothing_there(refused), refused
     assert "ann" not in repr(result)

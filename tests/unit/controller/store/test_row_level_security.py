@@ -21,12 +21,12 @@ from owned_rows import (
     Acting,
     as_claimed,
     as_user,
-    copied,
+    copy_out,
     owner_of,
-    readable,
+    readable_columns,
     row_of,
-    rows_not_bens,
-    tried,
+    rows_of_others,
+    try_statement,
     value_of,
     was_refused,
 )
@@ -56,7 +56,7 @@ async def test_tables_are_closed_to_their_owner(filled: Database) -> None:
 async def test_login_without_a_role_sees_no_rows(filled: Database, filled_url: str) -> None:
     async with await psycopg.AsyncConnection.connect(filled_url) as raw:
         for name in TABLES:
-            assert await tried(raw, f"SELECT * FROM {name}") == [], name
+            assert await try_statement(raw, f"SELECT * FROM {name}") == [], name
 
 
 async def test_worker_sees_all_rows(filled: Database) -> None:
@@ -69,21 +69,21 @@ async def test_worker_sees_all_rows(filled: Database) -> None:
 @pytest.mark.parametrize("name", [name for name in OWNED if name != "passwords"])
 async def test_own_rows_can_be_read(as_ben: Acting, name: str) -> None:
     async with as_ben() as raw:
-        columns = await readable(raw, name)
-        assert len(await tried(raw, f"SELECT {columns} FROM {name}")) == 1
+        columns = await readable_columns(raw, name)
+        assert len(await try_statement(raw, f"SELECT {columns} FROM {name}")) == 1
 
 
 @pytest.mark.parametrize("name", OWNED)
 async def test_rows_of_others_cannot_be_read(as_ben: Acting, name: str) -> None:
     owner = owner_of(TABLES[name])
     async with as_ben() as raw:
-        columns = await readable(raw, name)
-        rows = await tried(raw, f"SELECT {columns} FROM {name}")
+        columns = await readable_columns(raw, name)
+        rows = await try_statement(raw, f"SELECT {columns} FROM {name}")
         assert was_refused(rows) or ("ann" not in repr(rows)), rows
-        count = await tried(raw, f"SELECT count(*) FROM {name} WHERE {owner} = 'ann'")
+        count = await try_statement(raw, f"SELECT count(*) FROM {name} WHERE {owner} = 'ann'")
         assert was_refused(count) or count == [(0,)]
         for what in (f"{name} ({columns})", f"(SELECT {columns} FROM {name})"):
-            output = await copied(raw, what)
+            output = await copy_out(raw, what)
             assert NO_RIGHT in output or "ann" not in output
 
 
@@ -99,17 +99,17 @@ async def test_rows_of_others_cannot_be_changed_or_deleted(
                 f"UPDATE {name} SET {column} = {column} WHERE {anns} RETURNING *",
                 f"UPDATE {name} SET {column} = 'ben' WHERE {anns}",
             ):
-                changed = await tried(raw, change)
+                changed = await try_statement(raw, change)
                 assert not changed or isinstance(changed, str), change
         for deletion in (f"DELETE FROM {name} WHERE {anns} RETURNING *", f"TRUNCATE {name}"):
-            gone = await tried(raw, deletion)
+            gone = await try_statement(raw, deletion)
             assert not gone or was_refused(gone), deletion
         for column in ("id", "user_id", "owner"):
             if column == owner:
-                given = await tried(raw, f"UPDATE {name} SET {column} = 'ann'")
+                given = await try_statement(raw, f"UPDATE {name} SET {column} = 'ann'")
                 assert not given or isinstance(given, str)
-        await tried(raw, f"DELETE FROM {name}")
-        assert await rows_not_bens(raw) == all_there_was
+        await try_statement(raw, f"DELETE FROM {name}")
+        assert await rows_of_others(raw) == all_there_was
 
 
 @pytest.mark.parametrize("name", OWNED)
@@ -130,7 +130,7 @@ async def test_rows_cannot_be_inserted_for_others(as_ben: Acting, name: str) -> 
             outcomes = set()
             for user in ("ann", "nobody"):
                 statement, values = put_down_as(user)
-                outcome = await tried(raw, statement + more, *values)
+                outcome = await try_statement(raw, statement + more, *values)
                 assert was_refused(outcome), f"{name}: {outcome}"
                 outcomes.add(outcome)
             assert len(outcomes) == 1, outcomes
@@ -139,13 +139,13 @@ async def test_rows_cannot_be_inserted_for_others(as_ben: Acting, name: str) -> 
 @pytest.mark.parametrize("name", UNOWNED)
 async def test_tables_without_users_are_closed(as_ben: Acting, name: str) -> None:
     async with as_ben() as raw:
-        rows = await tried(raw, f"SELECT * FROM {name}")
+        rows = await try_statement(raw, f"SELECT * FROM {name}")
         assert rows == [] or was_refused(rows)
 
 
 async def test_users_cannot_grant_themselves_rights(as_ben: Acting) -> None:
     async with as_ben() as raw:
-        made = await tried(raw, "UPDATE users SET role = 'administrator' WHERE id = 'ben'")
+        made = await try_statement(raw, "UPDATE users SET role = 'administrator' WHERE id = 'ben'")
         assert not made or was_refused(made)
 
 
@@ -162,7 +162,7 @@ async def test_users_cannot_read_their_own_secrets(
     filled: Database, table: str, column: str
 ) -> None:
     async with as_user(filled)() as raw:
-        assert was_refused(await tried(raw, f"SELECT {column} FROM {table}"))
+        assert was_refused(await try_statement(raw, f"SELECT {column} FROM {table}"))
 
 
 @pytest.mark.parametrize(
