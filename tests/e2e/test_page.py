@@ -93,7 +93,7 @@ async def test_manual_login_leads_to_a_chat_that_asks_permission(
         [cli] = installation.json("machine", "list")
         assert (shown, cli["vm_type"]) == (cli["vm_id"], "cli"), "never the browser machine"
 
-        await expect(page).to_have_url(re.compile(r"/chat/"), timeout=30_000)
+        await expect(page).to_have_url(re.compile(r"/chat/"))
         file = f"/root/{provider}.txt"
         await _send(page, f"run: echo it works > {file}")
         permission = page.locator(".permission[data-state=open]")

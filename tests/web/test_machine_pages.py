@@ -37,12 +37,12 @@ async def create_machine(visit: Visit) -> str:
     await visit.open("/machine")
     await visit.page.get_by_role("button", name="Create machine").click()
     await visit.page.wait_for_url("**/machine/vm-*")
-    await expect(visit.page.locator(".machine-badge")).to_have_text("Running", timeout=30_000)
+    await expect(visit.page.locator(".machine-badge")).to_have_text("Running")
     return visit.page.url.rpartition("/")[2]
 
 
 async def until_shown(page: Page, text: str) -> None:
-    await expect(page.locator(".xterm-rows")).to_contain_text(text, timeout=20_000)
+    await expect(page.locator(".xterm-rows")).to_contain_text(text)
 
 
 async def test_machine_is_created_stopped_started_and_deleted(
@@ -60,9 +60,7 @@ async def test_machine_is_created_stopped_started_and_deleted(
         )
         assert abs(id_middle - icon_middle) <= 2
         chart = page.locator('[data-chart="memory"]')
-        await expect(chart.locator("[data-now]")).to_have_text(
-            re.compile(r"^[\d.]+ [MG]iB$"), timeout=40_000
-        )
+        await expect(chart.locator("[data-now]")).to_have_text(re.compile(r"^[\d.]+ [MG]iB$"))
         await expect(chart.locator("[data-summary]")).to_have_text(
             re.compile(r"^Peak [\d.]+ [MG]iB in the last .*\. The machine has 1 GiB\.$")
         )
@@ -76,14 +74,14 @@ async def test_machine_is_created_stopped_started_and_deleted(
         assert (await world.states())[vm_id] == "running"
         await page.get_by_role("button", name="Stop").click()
         await page.get_by_role("button", name="Stop machine").click()
-        await expect(page.locator(".machine-badge")).to_have_text("Stopped", timeout=30_000)
+        await expect(page.locator(".machine-badge")).to_have_text("Stopped")
         await expect(page.get_by_role("link", name="Terminal")).to_have_count(0)
         await page.get_by_role("button", name="Start").click()
-        await expect(page.locator(".machine-badge")).to_have_text("Running", timeout=30_000)
+        await expect(page.locator(".machine-badge")).to_have_text("Running")
 
         await page.get_by_role("button", name="Delete").click()
         await page.get_by_role("button", name="Delete machine").click()
-        await page.wait_for_url("**/machine", timeout=30_000)
+        await page.wait_for_url("**/machine")
         await expect(page.get_by_text("No machine yet")).to_be_visible()
 
 
@@ -104,7 +102,7 @@ async def test_terminal_reconnects_with_its_screen(world: World, chromium: Chrom
             await world.controller.kill()
             await expect(page.locator("[data-state]")).to_have_text("Reconnecting")
             await world.controller.start()
-            await expect(page.locator("[data-state]")).to_have_text("Connected", timeout=40_000)
+            await expect(page.locator("[data-state]")).to_have_text("Connected")
         await until_shown(page, "Grüße")
         await page.keyboard.type("echo back\n")
         await until_shown(page, "back")

@@ -103,7 +103,7 @@ class Chromium:
                     timezone_id="UTC",
                     **options,
                 )
-                context.set_default_timeout(30_000)
+                context.set_default_timeout(_LIMIT_S * 1000)
                 visit = Visit(context, await context.new_page(), url)
             try:
                 yield visit

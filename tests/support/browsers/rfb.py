@@ -98,7 +98,7 @@ def auth_headers(client: httpx.AsyncClient) -> dict[str, str]:
 async def wait_for_screen_events(host: Host, session_id: str, count: int) -> list[dict[str, Any]]:
     """Wait for `count` input events on the session's simulated screen; return them."""
     vm_id = vm_id_for(SessionId(session_id), MachineKind.BROWSER)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             with suppress(NoSuchFile):
                 events = await host.read_file(vm_id, f"/{EVENT_LOG}")

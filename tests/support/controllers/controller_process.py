@@ -33,7 +33,7 @@ from polydev.shared.host_client import Host
 TOKEN = f"a-token-of-the-tests-only-{secrets.token_hex(8)}"
 KEY = f"an encryption key of the tests only {secrets.token_hex(8)}"
 ENDS = {"completed", "failed", "expired", "cancelled"}
-_LIMIT_S = 60
+_LIMIT_S = 120
 _PAUSE_S = 0.02
 
 

@@ -172,7 +172,7 @@ async def _chatting(client: httpx.AsyncClient) -> str:
     path = f"/api/chats/{chat['chatId']}"
     asked = await client.post(f"{path}/turns", json={"text": "write a.txt: something"})
     assert asked.status_code == 202, asked.text
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while chat["status"] != "waiting":
             await asyncio.sleep(0.05)
             chat = (await client.get(path)).json()

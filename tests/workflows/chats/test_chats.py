@@ -343,7 +343,7 @@ async def test_another_controller_ends_the_turn_of_a_dead_one(postgres: Any) -> 
 
 async def test_invalid_last_event_id_streams_from_the_start(chat: ChatClient) -> None:
     await chat.run_turn("hello")
-    async with chat.controller.client() as client, asyncio.timeout(20):
+    async with chat.controller.client() as client, asyncio.timeout(60):
         headers = {"last-event-id": "nonsense"}
         async with client.stream("GET", f"{chat.path}/stream", headers=headers) as answer:
             lines = answer.aiter_lines()
