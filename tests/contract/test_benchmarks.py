@@ -40,7 +40,7 @@ def test_every_benchmark_is_listed() -> None:
 def test_every_benchmark_runs(names: list[str]) -> None:
     # On timeout, SIGTERM lets the benchmark clean up; SIGKILL would not.
     ended = subprocess.run(
-        ["timeout", "--kill-after=20", "270", sys.executable, "-m", "bench", "--trial", *names],
+        ["timeout", "--kill-after=20", "540", sys.executable, "-m", "bench", "--trial", *names],
         cwd=CHECKOUT,
         capture_output=True,
         text=True,

@@ -146,7 +146,7 @@ async def test_every_response_is_documented(who: str) -> None:
         how = {
             "base_url": f"http://127.0.0.1:{world.controller.port}",
             "headers": {"Authorization": f"Bearer {token if who == 'a user' else TOKEN}"},
-            "timeout": 30,
+            "timeout": 90,  # longer than any wait that a request asks for
         }
         failures = await asyncio.to_thread(lambda: list(_failures(document, ids, **how)))
         assert not failures, "\n\n".join(failures)

@@ -173,7 +173,7 @@ class FakeProviders:
 
     def close(self) -> None:
         self.process.terminate()
-        assert self.process.wait(20) == 0
+        assert self.process.wait(PATIENCE_S) == 0
         assert self.process.stdout is not None
         self.process.stdout.close()
 

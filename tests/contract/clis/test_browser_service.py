@@ -119,10 +119,10 @@ class Service:
 
     def close(self) -> None:
         self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(20) == 0
+        assert self.process.wait(PATIENCE_S) == 0
 
     def _wait_until_listening(self) -> None:
-        for _ in range(200):
+        for _ in range(PATIENCE_S * 10):
             with contextlib.suppress(httpx.TransportError):
                 if self.request("GET", "/health").status_code == 200:
                     return

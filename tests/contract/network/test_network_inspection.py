@@ -14,7 +14,13 @@ from ipaddress import IPv4Address
 import pytest
 from wire import UID, WORLD, A, B, Surroundings, ip
 
-from polydev.hostagent.network import Attachment, Network, NetworkConfig, check_connectivity
+from polydev.hostagent.network import (
+    Attachment,
+    Network,
+    NetworkConfig,
+    check_connectivity,
+    connectivity,
+)
 from polydev.hostagent.settings import Egress
 from polydev.hostagent.system import namespaces
 from polydev.shared.domain import Finding
@@ -233,7 +239,10 @@ async def test_inspection_works_without_an_agent(
 
 
 async def test_connectivity_is_checked_at_the_outer_uplink(
-    network: Network, here: Surroundings, plan: NetworkConfig
+    network: Network,
+    here: Surroundings,
+    plan: NetworkConfig,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     proxied = replace(plan, egress=Egress.PROXY, proxy=(IPv4Address(WORLD), 3128))
     [silent] = await asyncio.to_thread(check_connectivity, proxied)
@@ -246,6 +255,7 @@ async def test_connectivity_is_checked_at_the_outer_uplink(
     [silent] = await asyncio.to_thread(check_connectivity, resolving)
     assert silent.ok is False
     assert "POLYDEV_DNS" in silent.hint
+    monkeypatch.setattr(connectivity, "_LIMIT_S", 60)
     with here.listen(here.world, WORLD, 53) as resolver:
         asking = asyncio.create_task(asyncio.to_thread(check_connectivity, resolving))
         question, who = await asyncio.to_thread(resolver.recvfrom, 512)

@@ -14,7 +14,7 @@ from polydev.hostagent.channel import Channel, ChannelLimits
 HOST_KEY = asyncssh.generate_private_key("ssh-ed25519")
 CLIENT_KEY = asyncssh.generate_private_key("ssh-ed25519")
 LIMITS = ChannelLimits(
-    connect_s=5, open_s=2, files_s=5, linger_s=0.2, end_grace_s=0.2, stream_window=64 * 1024
+    connect_s=30, open_s=2, files_s=5, linger_s=0.2, end_grace_s=0.2, stream_window=64 * 1024
 )
 Session = Callable[[Any], Awaitable[None]]
 

@@ -33,7 +33,7 @@ PRIVATE = ("10.1.2.3", "172.16.5.5", "192.168.7.7", "169.254.169.254", "100.64.9
 GATEWAY = "192.168.100.1"
 GATEWAY_MAC = "02:00:c0:a8:64:01"
 ANY = "0.0.0.0"  # noqa: S104 - within a namespace of the test's own
-PATIENCE_S = 10
+PATIENCE_S = 60
 
 A, B, C = (f"vm-00000000-0000-4000-8000-00000000000{n}" for n in "abc")
 UID = 1_900_000_001
