@@ -23,9 +23,9 @@ from wire import (
     PRIVATE,
     WORLD,
     Surroundings,
+    create_surroundings,
     ip,
     run_inside,
-    surroundings,
     within,
 )
 
@@ -44,8 +44,8 @@ LISTEN_EVERYWHERE = (
 class Greeter:
     """Server on every address of a namespace that answers with the caller's address."""
 
-    def __init__(self, here: Surroundings, name: str) -> None:
-        self._listener = here.listen_tcp(name, ANY, PORT)
+    def __init__(self, surroundings: Surroundings, name: str) -> None:
+        self._listener = surroundings.listen_tcp(name, ANY, PORT)
         self.callers: list[str] = []
         self._thread = threading.Thread(target=self._greet)
         self._thread.start()
@@ -68,17 +68,19 @@ class Greeter:
 
 @dataclass(frozen=True)
 class MachinePair:
-    here: Surroundings
+    surroundings: Surroundings
     one: RealMachine
     other: RealMachine
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", name="pair")
 async def _pair(saved_machine: SavedMachine) -> AsyncIterator[MachinePair]:
-    with surroundings() as here:
-        async with fleet(saved_machine, netns=here.vm, uplink_netns=here.outer) as machines:
+    with create_surroundings() as surroundings:
+        async with fleet(
+            saved_machine, netns=surroundings.vm, uplink_netns=surroundings.outer
+        ) as machines:
             one = await machines.resume(saved_machine.vm_id)
-            yield MachinePair(here, one, await machines.start())
+            yield MachinePair(surroundings, one, await machines.start())
 
 
 async def fetch(machine: RealMachine, address: str, limit_s: int = FETCH_LIMIT_S) -> str:
@@ -96,7 +98,7 @@ async def as_root(machine: RealMachine, script: str) -> None:
 
 
 async def test_both_machines_reach_the_outside_through_nat(pair: MachinePair) -> None:
-    with closing(Greeter(pair.here, pair.here.world)):
+    with closing(Greeter(pair.surroundings, pair.surroundings.world)):
         for machine in (pair.one, pair.other):
             assert await fetch(machine, WORLD) == f"hello {HOST}"
 
@@ -104,8 +106,8 @@ async def test_both_machines_reach_the_outside_through_nat(pair: MachinePair) ->
 async def test_neither_machine_reaches_the_other_the_host_or_private_networks(
     pair: MachinePair,
 ) -> None:
-    names = (pair.here.vm, pair.here.outer, pair.here.world)
-    greeters = [Greeter(pair.here, name) for name in names]
+    names = (pair.surroundings.vm, pair.surroundings.outer, pair.surroundings.world)
+    greeters = [Greeter(pair.surroundings, name) for name in names]
     listening = ["perl", "-e", LISTEN_EVERYWHERE.replace("9000", str(PORT))]
     async with await pair.other.channel.exec(ExecRequest(argv=listening)) as server:
         assert await server.read()
@@ -121,7 +123,7 @@ async def test_neither_machine_reaches_the_other_the_host_or_private_networks(
 async def test_root_in_machine_cannot_take_another_address_or_mac(pair: MachinePair) -> None:
     lan = f"$(basename $(dirname $(grep -l {pair.one.attachment.mac} /sys/class/net/*/address)))"
     route = f"ip route replace default via {GATEWAY} dev $lan"
-    with closing(Greeter(pair.here, pair.here.world)):
+    with closing(Greeter(pair.surroundings, pair.surroundings.world)):
         assert await fetch(pair.one, WORLD)
         stolen = f"lan={lan}; ip addr add {pair.other.attachment.address}/24 dev $lan;"
         await as_root(pair.one, f"{stolen} {route} src {pair.other.attachment.address}")
@@ -145,17 +147,17 @@ async def test_root_in_machine_cannot_take_another_address_or_mac(pair: MachineP
 
 async def test_nothing_is_open_on_the_vm_network(pair: MachinePair) -> None:
     """Scan from the bridge, without the rules that would forbid it."""
-    run_inside(pair.here.vm, "nft", "delete", "table", "inet", "polydev")
+    run_inside(pair.surroundings.vm, "nft", "delete", "table", "inet", "polydev")
     address = pair.one.attachment.address
-    ip(pair.here.vm, "route", "add", "10.0.2.15/32", "via", address)
+    ip(pair.surroundings.vm, "route", "add", "10.0.2.15/32", "via", address)
     listening = ["perl", "-e", LISTEN_EVERYWHERE]
     async with await pair.one.channel.exec(ExecRequest(argv=listening)) as server:
         assert await server.read()
-        assert await asyncio.to_thread(open_ports, pair.here.vm, address, [9000]) == [9000]
-    found = await asyncio.to_thread(open_ports, pair.here.vm, address, range(1, 65536))
+        assert await asyncio.to_thread(open_ports, pair.surroundings.vm, address, [9000]) == [9000]
+    found = await asyncio.to_thread(open_ports, pair.surroundings.vm, address, range(1, 65536))
     assert found == []
     channel_port = ("10.0.2.15", [22], NOT_FETCHED_S)
-    assert await asyncio.to_thread(open_ports, pair.here.vm, *channel_port) == []
+    assert await asyncio.to_thread(open_ports, pair.surroundings.vm, *channel_port) == []
     assert (await pair.one.channel.run(["true"])).exit_code == 0
 
 

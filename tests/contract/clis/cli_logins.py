@@ -9,27 +9,27 @@ from pathlib import Path
 from cli_world import PATIENCE_S, World
 
 
-def codex_login(here: World) -> Path:
+def codex_login(world: World) -> Path:
     """Log in; return Codex' credentials file."""
-    (here.home / ".codex").mkdir(exist_ok=True)
-    _log_in(here, "https://auth.openai.com/oauth/authorize?", "codex", "login")
-    return here.home / ".codex" / "auth.json"
+    (world.home / ".codex").mkdir(exist_ok=True)
+    _log_in(world, "https://auth.openai.com/oauth/authorize?", "codex", "login")
+    return world.home / ".codex" / "auth.json"
 
 
-def claude_login(here: World) -> Path:
+def claude_login(world: World) -> Path:
     """Log in; return Claude Code's credentials file."""
-    _log_in(here, "https://claude.com/cai/oauth/authorize?", "claude", "auth", "login")
-    return here.home / ".claude" / ".credentials.json"
+    _log_in(world, "https://claude.com/cai/oauth/authorize?", "claude", "auth", "login")
+    return world.home / ".claude" / ".credentials.json"
 
 
-def gemini_login(here: World) -> Path:
+def gemini_login(world: World) -> Path:
     """Authenticate through the agent; return Gemini CLI's credentials file."""
-    browser = _Browser(here)
+    browser = _Browser(world)
     pipe = subprocess.PIPE
     environment = browser.environment(DISPLAY=":0", GEMINI_CLI_NO_RELAUNCH="true")
-    with (here.folder / "login.out").open("w") as log:
-        agent = here.namespace.start(
-            ["gemini", "--acp"], environment, cwd=here.home, stdin=pipe, stdout=pipe, stderr=log
+    with (world.folder / "login.out").open("w") as log:
+        agent = world.namespace.start(
+            ["gemini", "--acp"], environment, cwd=world.home, stdin=pipe, stdout=pipe, stderr=log
         )
     assert agent.stdin is not None
     assert agent.stdout is not None
@@ -37,13 +37,13 @@ def gemini_login(here: World) -> Path:
         asked = {"method": "authenticate", "params": {"methodId": "oauth-personal"}}
         agent.stdin.write(json.dumps({"jsonrpc": "2.0", "id": 1, **asked}) + "\n")
         agent.stdin.flush()
-        here.log_in(browser.opened("https://accounts.google.com/o/oauth2/v2/auth?"))
+        world.log_in(browser.opened("https://accounts.google.com/o/oauth2/v2/auth?"))
         assert "result" in json.loads(agent.stdout.readline())
     finally:
         agent.stdin.close()
         assert agent.wait(PATIENCE_S) == 0
         agent.stdout.close()
-    return here.home / ".gemini" / "oauth_creds.json"
+    return world.home / ".gemini" / "oauth_creds.json"
 
 
 LOGINS: dict[str, Callable[[World], Path]] = {
@@ -56,13 +56,13 @@ LOGINS: dict[str, Callable[[World], Path]] = {
 class _Browser:
     """Browser replacement for the CLIs that stores the URL."""
 
-    def __init__(self, here: World) -> None:
-        self._inbox = here.folder / "browser-url"
+    def __init__(self, world: World) -> None:
+        self._inbox = world.folder / "browser-url"
         os.mkfifo(self._inbox)
-        self._program = here.folder / "xdg-open"  # Gemini CLI knows no BROWSER
+        self._program = world.folder / "xdg-open"  # Gemini CLI knows no BROWSER
         self._program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$1" > {self._inbox}\n')
         self._program.chmod(0o755)
-        self._here = here
+        self._here = world
 
     def environment(self, **more: str) -> dict[str, str]:
         environment = self._here.environment(BROWSER=str(self._program), **more)
@@ -74,15 +74,15 @@ class _Browser:
         return url
 
 
-def _log_in(here: World, begins: str, *argv: str) -> None:
-    browser = _Browser(here)
-    heard = here.folder / "login.out"
+def _log_in(world: World, begins: str, *argv: str) -> None:
+    browser = _Browser(world)
+    heard = world.folder / "login.out"
     with heard.open("w") as out:
-        login = here.namespace.start(
-            argv, browser.environment(), cwd=here.home, stdout=out, stderr=out
+        login = world.namespace.start(
+            argv, browser.environment(), cwd=world.home, stdout=out, stderr=out
         )
     try:
-        here.log_in(browser.opened(begins))
+        world.log_in(browser.opened(begins))
         assert login.wait(PATIENCE_S) == 0, heard.read_text()
     finally:
         login.kill()

@@ -228,7 +228,7 @@ class World:
 
 
 @contextlib.contextmanager
-def world(*options: str) -> Iterator[World]:
+def open_world(*options: str) -> Iterator[World]:
     clis = installed_clis()
     # Not under /tmp: Codex refuses to put its helper programs there.
     folder = Path(tempfile.mkdtemp(dir="/var/tmp", prefix="polydev-test-"))

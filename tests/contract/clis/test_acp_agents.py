@@ -25,7 +25,7 @@ from acp.schema import (
     UserMessageChunk,
 )
 from cli_logins import LOGINS
-from cli_world import PATIENCE_S, World, world
+from cli_world import PATIENCE_S, World, open_world
 
 from polydev.shared.providers import Provider, provider
 
@@ -38,25 +38,25 @@ LINE_BYTES = 16 * 1024 * 1024
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[World]:
-    with world() as it:
+    with open_world() as it:
         yield it
 
 
 @pytest.fixture(scope="module", params=LOGINS)
-def about(request: pytest.FixtureRequest) -> Provider:
+def cli(request: pytest.FixtureRequest) -> Provider:
     return provider(request.param)
 
 
 @pytest.fixture(scope="module")
-def logged_in(shared: World, about: Provider) -> Path:
+def logged_in(shared: World, cli: Provider) -> Path:
     """Home folder with a login of the CLI."""
     it = shared.with_new_home()
-    LOGINS[about.id](it)
+    LOGINS[cli.id](it)
     return it.home
 
 
 @pytest.fixture
-def here(shared: World, logged_in: Path) -> World:
+def world(shared: World, logged_in: Path) -> World:
     """World with a login and nothing else."""
     it = shared.with_new_home(logged_in)
     (it.folder / "work").mkdir()
@@ -103,18 +103,18 @@ class Running:
     agent: ClientSideConnection
     listener: Listener
     can: InitializeResponse
-    about: Provider
+    cli: Provider
     folder: Path
 
     async def new_session(self) -> str:
         """Create a session in the mode that asks for permission."""
         session = await self.agent.new_session(cwd=str(self.folder), mcp_servers=[])
-        assert self.about.acp.mode in [it.id for it in session.modes.available_modes]
+        assert self.cli.acp.mode in [it.id for it in session.modes.available_modes]
         await self.set_asking_mode(session.session_id)
         return str(session.session_id)
 
     async def set_asking_mode(self, session_id: str) -> None:
-        await self.agent.set_session_mode(session_id=session_id, mode_id=self.about.acp.mode)
+        await self.agent.set_session_mode(session_id=session_id, mode_id=self.cli.acp.mode)
 
     async def prompt(self, session_id: str, text: str) -> str:
         """Run a turn; return its stop reason."""
@@ -124,17 +124,17 @@ class Running:
 
 @asynccontextmanager
 async def running(
-    here: World, about: Provider, listener: Listener | None = None
+    world: World, cli: Provider, listener: Listener | None = None
 ) -> AsyncIterator[Running]:
     """Start an agent as `chat/` does, with this world's programs."""
     ours = {
-        name: value.replace("/usr/local/bin", str(here.clis))
-        for name, value in about.acp.environment.items()
+        name: value.replace("/usr/local/bin", str(world.clis))
+        for name, value in cli.acp.environment.items()
     }
     process = await asyncio.create_subprocess_exec(
-        *("ip", "netns", "exec", here.namespace.name, *about.acp.argv),
-        env=here.environment(**about.environment, **ours),
-        cwd=here.folder / "work",
+        *("ip", "netns", "exec", world.namespace.name, *cli.acp.argv),
+        env=world.environment(**cli.environment, **ours),
+        cwd=world.folder / "work",
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
@@ -146,7 +146,7 @@ async def running(
     try:
         agent = connect_to_agent(listener, process.stdin, process.stdout)
         can = await asyncio.wait_for(agent.initialize(protocol_version=1), PATIENCE_S)
-        yield Running(agent, listener, can, about, here.folder / "work")
+        yield Running(agent, listener, can, cli, world.folder / "work")
         process.stdin.close()
         assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0
     finally:
@@ -155,8 +155,8 @@ async def running(
         await process.wait()
 
 
-async def test_agent_answers_a_prompt(here: World, about: Provider) -> None:
-    async with running(here, about) as it:
+async def test_agent_answers_a_prompt(world: World, cli: Provider) -> None:
+    async with running(world, cli) as it:
         assert it.can.protocol_version == 1
         session = await it.new_session()
         assert await it.prompt(session, QUESTION) == "end_turn"
@@ -164,11 +164,11 @@ async def test_agent_answers_a_prompt(here: World, about: Provider) -> None:
         assert len(it.listener.of(AgentMessageChunk)) > 1, "the answer is streamed"
 
 
-async def test_agent_without_login_reports_it(shared: World, about: Provider) -> None:
-    here = shared.with_new_home()
-    (here.folder / "work").mkdir()
-    (here.home / ".codex").mkdir()
-    async with running(here, about) as it:
+async def test_agent_without_login_reports_it(shared: World, cli: Provider) -> None:
+    world = shared.with_new_home()
+    (world.folder / "work").mkdir()
+    (world.home / ".codex").mkdir()
+    async with running(world, cli) as it:
         with pytest.raises(RequestError) as refused:
             await it.prompt(await it.new_session(), QUESTION)
         assert refused.value.code == -32000
@@ -176,17 +176,17 @@ async def test_agent_without_login_reports_it(shared: World, about: Provider) ->
 
 @pytest.mark.parametrize("choice", ["allow_once", "reject_once"])
 async def test_agent_asks_before_it_runs_a_command(
-    here: World, about: Provider, choice: str
+    world: World, cli: Provider, choice: str
 ) -> None:
-    created = here.folder / "work" / "created"
-    async with running(here, about, Listener(choice)) as it:
+    created = world.folder / "work" / "created"
+    async with running(world, cli, Listener(choice)) as it:
         session = await it.new_session()
         ended = await it.prompt(session, f"run: touch {created}")
         [request] = it.listener.requests
         assert str(created) in request.title
         assert request.kind == "execute"
         assert created.exists() == (choice == "allow_once")
-        refused_ends_it = about.id == "codex" and choice == "reject_once"
+        refused_ends_it = cli.id == "codex" and choice == "reject_once"
         assert ended == ("cancelled" if refused_ends_it else "end_turn")
         calls = it.listener.of(ToolCallStart, ToolCallProgress)
         assert {call.tool_call_id for call in calls} <= {request.tool_call_id}
@@ -195,9 +195,9 @@ async def test_agent_asks_before_it_runs_a_command(
         assert await it.prompt(session, QUESTION) == "end_turn"
 
 
-async def test_agent_shows_diffs_of_its_writes(here: World, about: Provider) -> None:
-    file = here.folder / "work" / "note.txt"
-    async with running(here, about, Listener("allow_once")) as it:
+async def test_agent_shows_diffs_of_its_writes(world: World, cli: Provider) -> None:
+    file = world.folder / "work" / "note.txt"
+    async with running(world, cli, Listener("allow_once")) as it:
         assert await it.prompt(await it.new_session(), f"write {file}: a line") == "end_turn"
         heard = [*it.listener.of(ToolCallStart, ToolCallProgress), *it.listener.requests]
         contents = [content for call in heard for content in call.content or []]
@@ -208,8 +208,8 @@ async def test_agent_shows_diffs_of_its_writes(here: World, about: Provider) -> 
     assert file.read_text() == "a line\n"
 
 
-async def test_agent_stops_when_cancelled(here: World, about: Provider) -> None:
-    async with running(here, about) as it:
+async def test_agent_stops_when_cancelled(world: World, cli: Provider) -> None:
+    async with running(world, cli) as it:
         session = await it.new_session()
         turn = asyncio.create_task(it.prompt(session, "slowly: 1000"))
         async with asyncio.timeout(PATIENCE_S):
@@ -220,15 +220,15 @@ async def test_agent_stops_when_cancelled(here: World, about: Provider) -> None:
         assert await it.prompt(session, QUESTION) == "end_turn"
 
 
-async def test_session_continues_in_another_process(here: World, about: Provider) -> None:
-    async with running(here, about) as it:
+async def test_session_continues_in_another_process(world: World, cli: Provider) -> None:
+    async with running(world, cli) as it:
         session = await it.new_session()
         await it.prompt(session, QUESTION)
-    _backdate_session(here, session)
-    async with running(here, about) as it:
+    _backdate_session(world, session)
+    async with running(world, cli) as it:
         capabilities = it.can.agent_capabilities
         can_resume = capabilities.session_capabilities.resume is not None
-        assert can_resume == (about.id != "gemini_cli")
+        assert can_resume == (cli.id != "gemini_cli")
         assert capabilities.load_session
         again = {"cwd": str(it.folder), "session_id": session, "mcp_servers": []}
         if can_resume:
@@ -241,26 +241,26 @@ async def test_session_continues_in_another_process(here: World, about: Provider
         assert it.listener.text.endswith("received: Go on")
 
 
-async def test_unknown_session_is_an_error(here: World, about: Provider) -> None:
+async def test_unknown_session_is_an_error(world: World, cli: Provider) -> None:
     unknown = "0199f3c8-0000-7000-8000-00000000abcd"
-    async with running(here, about) as it:
+    async with running(world, cli) as it:
         again = {"cwd": str(it.folder), "session_id": unknown, "mcp_servers": []}
         with pytest.raises(RequestError):
             await it.agent.load_session(**again)
         assert await it.prompt(await it.new_session(), QUESTION) == "end_turn"
 
 
-@pytest.mark.parametrize("about", ["codex"], indirect=True)
-async def test_codex_names_the_session(here: World, about: Provider) -> None:
-    async with running(here, about) as it:
+@pytest.mark.parametrize("cli", ["codex"], indirect=True)
+async def test_codex_names_the_session(world: World, cli: Provider) -> None:
+    async with running(world, cli) as it:
         await it.prompt(await it.new_session(), QUESTION)
         assert [t.title for t in it.listener.of(SessionInfoUpdate) if t.title] == [QUESTION]
 
 
-def _backdate_session(here: World, session: str) -> None:
+def _backdate_session(world: World, session: str) -> None:
     """Backdate a session: Gemini CLI corrupts one that it loads within a minute.
 
     The file's name has that minute, and the load writes a file of the same name.
     """
-    for file in here.home.glob(f".gemini/tmp/*/chats/session-*-{session[:8]}.jsonl"):
+    for file in world.home.glob(f".gemini/tmp/*/chats/session-*-{session[:8]}.jsonl"):
         file.rename(file.with_name(f"session-2020-01-01T00-00-{session[:8]}.jsonl"))

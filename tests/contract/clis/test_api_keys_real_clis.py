@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_world import PATIENCE_S, REPOSITORY, World, world
+from cli_world import PATIENCE_S, REPOSITORY, World, open_world
 
 from polydev.shared.domain import CredentialKind
 from polydev.shared.providers import (
@@ -57,62 +57,62 @@ LOGINS = {
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[World]:
-    with world() as it:
+    with open_world() as it:
         yield it
 
 
 @pytest.fixture
-def here(shared: World) -> World:
+def world(shared: World) -> World:
     return shared.with_new_home()
 
 
 @pytest.fixture(params=VENDORS)
-def about(request: pytest.FixtureRequest) -> Provider:
+def cli(request: pytest.FixtureRequest) -> Provider:
     return provider(request.param)
 
 
-def make_api_key(about: Provider) -> str:
-    return ACCOUNTS[0].api_key(VENDORS[about.id])
+def make_api_key(cli: Provider) -> str:
+    return ACCOUNTS[0].api_key(VENDORS[cli.id])
 
 
-def deliver(here: World, about: Provider, kind: CredentialKind, plaintext: bytes) -> None:
+def deliver(world: World, cli: Provider, kind: CredentialKind, plaintext: bytes) -> None:
     """Deliver a credential as in a machine, to the home of the test."""
-    found = {path: read(here, path) for path in credential_paths(about)}
-    change = plan_install(about, kind, plaintext, found)
+    found = {path: read(world, path) for path in credential_paths(cli)}
+    change = plan_install(cli, kind, plaintext, found)
     for file in change.files:
-        path = home_path(here, file.path)
+        path = home_path(world, file.path)
         if file.if_absent and path.exists():
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(file.content.replace(b"/root/", f"{here.home}/".encode()))
+        path.write_bytes(file.content.replace(b"/root/", f"{world.home}/".encode()))
         path.chmod(file.mode)
     for removed in change.removed:
-        home_path(here, removed).unlink(missing_ok=True)
+        home_path(world, removed).unlink(missing_ok=True)
 
 
-def home_path(here: World, path: str) -> Path:
-    return here.home / path.removeprefix("/root/")
+def home_path(world: World, path: str) -> Path:
+    return world.home / path.removeprefix("/root/")
 
 
-def read(here: World, path: str) -> bytes | None:
-    file = home_path(here, path)
+def read(world: World, path: str) -> bytes | None:
+    file = home_path(world, path)
     if not file.exists():
         return None
-    return file.read_bytes().replace(f"{here.home}/".encode(), b"/root/")
+    return file.read_bytes().replace(f"{world.home}/".encode(), b"/root/")
 
 
 def run(
-    here: World, about: Provider, argv: tuple[str, ...], cwd: Path | None = None, **options: Any
+    world: World, cli: Provider, argv: tuple[str, ...], cwd: Path | None = None, **options: Any
 ) -> "subprocess.CompletedProcess[str]":
-    environment = here.environment(**about.environment)
-    return here.namespace.run(argv, environment, cwd=cwd or here.home, **options)
+    environment = world.environment(**cli.environment)
+    return world.namespace.run(argv, environment, cwd=cwd or world.home, **options)
 
 
-def status(here: World, about: Provider) -> "subprocess.CompletedProcess[str]":
-    argv = about.status_argv
-    if about.id == "gemini_cli":
+def status(world: World, cli: Provider) -> "subprocess.CompletedProcess[str]":
+    argv = cli.status_argv
+    if cli.id == "gemini_cli":
         argv = ("node", str(GEMINI_STATUS))
-    return run(here, about, argv)
+    return run(world, cli, argv)
 
 
 def answer_of(agent: "subprocess.Popen[str]", folder: Path) -> str:
@@ -145,42 +145,42 @@ def ask(agent: "subprocess.Popen[str]", number: int, method: str, what: Mapping[
     agent.stdin.flush()
 
 
-def test_cli_needs_only_an_api_key(here: World, about: Provider) -> None:
+def test_cli_needs_only_an_api_key(world: World, cli: Provider) -> None:
     for path in ("/root/.codex", "/root/.gemini"):
-        home_path(here, path).mkdir()
-    assert status(here, about).returncode != 0
-    key = make_api_key(about)
-    deliver(here, about, CredentialKind.API_KEY, check_api_key(about, key))
-    assert home_path(here, about.api_key.path).stat().st_mode & 0o777 == 0o600
-    done = status(here, about)
+        home_path(world, path).mkdir()
+    assert status(world, cli).returncode != 0
+    key = make_api_key(cli)
+    deliver(world, cli, CredentialKind.API_KEY, check_api_key(cli, key))
+    assert home_path(world, cli.api_key.path).stat().st_mode & 0o777 == 0o600
+    done = status(world, cli)
     assert done.returncode == 0, done.stdout + done.stderr
     assert key not in done.stdout + done.stderr
-    project = here.home / "project"
+    project = world.home / "project"
     project.mkdir()
     (project / ".env").write_text("SOMETHING=of the project's own\n")
-    turn = run(here, about, about.chat.argv, cwd=project, input=QUESTION)
+    turn = run(world, cli, cli.chat.argv, cwd=project, input=QUESTION)
     assert turn.returncode == 0, turn.stdout + turn.stderr
-    events = list(AnswerReader(about.chat.output).feed(turn.stdout.encode()))
+    events = list(AnswerReader(cli.chat.output).feed(turn.stdout.encode()))
     deltas = "".join(event.text for event in events if event.kind == "delta")
     assert ANSWER in (deltas, *(event.text for event in events if event.kind == "text"))
-    held = read_api_key(about, home_path(here, about.api_key.path).read_bytes())
-    assert held == check_api_key(about, key)
+    held = read_api_key(cli, home_path(world, cli.api_key.path).read_bytes())
+    assert held == check_api_key(cli, key)
 
 
-def test_agent_uses_api_key(here: World, about: Provider) -> None:
-    deliver(here, about, CredentialKind.API_KEY, check_api_key(about, make_api_key(about)))
-    project = here.home / "project"
+def test_agent_uses_api_key(world: World, cli: Provider) -> None:
+    deliver(world, cli, CredentialKind.API_KEY, check_api_key(cli, make_api_key(cli)))
+    project = world.home / "project"
     project.mkdir()
     (project / ".env").write_text("SOMETHING=of the project's own\n")
-    places_of_clis = {
-        name: str(here.clis / Path(value).name)
-        for name, value in about.acp.environment.items()
+    cli_paths = {
+        name: str(world.clis / Path(value).name)
+        for name, value in cli.acp.environment.items()
         if value.startswith("/usr/local/bin/")
     }
-    environment = {**about.environment, **about.acp.environment, **places_of_clis}
-    agent = here.namespace.start(
-        about.acp.argv,
-        here.environment(**environment),
+    environment = {**cli.environment, **cli.acp.environment, **cli_paths}
+    agent = world.namespace.start(
+        cli.acp.argv,
+        world.environment(**environment),
         cwd=project,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -197,40 +197,40 @@ def test_agent_uses_api_key(here: World, about: Provider) -> None:
         limit.cancel()
 
 
-def test_login_replaces_api_key(here: World, about: Provider) -> None:
-    key = check_api_key(about, make_api_key(about))
-    login = json.dumps(LOGINS[about.id]).encode()
-    deliver(here, about, CredentialKind.API_KEY, key)
-    deliver(here, about, CredentialKind.LOGIN, login)
-    assert make_api_key(about) not in "".join(file_contents(here))
-    before = login_method(here, about)
-    deliver(here, about, CredentialKind.API_KEY, key)
-    assert TOKEN not in "".join(file_contents(here))
-    assert login_method(here, about) != before
+def test_login_replaces_api_key(world: World, cli: Provider) -> None:
+    key = check_api_key(cli, make_api_key(cli))
+    login = json.dumps(LOGINS[cli.id]).encode()
+    deliver(world, cli, CredentialKind.API_KEY, key)
+    deliver(world, cli, CredentialKind.LOGIN, login)
+    assert make_api_key(cli) not in "".join(file_contents(world))
+    before = login_method(world, cli)
+    deliver(world, cli, CredentialKind.API_KEY, key)
+    assert TOKEN not in "".join(file_contents(world))
+    assert login_method(world, cli) != before
 
 
-def test_codex_retains_delivered_api_key(here: World) -> None:
-    about = provider("codex")
-    home_path(here, "/root/.codex").mkdir()
-    key = make_api_key(about)
-    assert here.run("codex", "login", "--with-api-key", input=f"{key}\n").returncode == 0
-    theirs = read(here, about.api_key.path)
+def test_codex_retains_delivered_api_key(world: World) -> None:
+    cli = provider("codex")
+    home_path(world, "/root/.codex").mkdir()
+    key = make_api_key(cli)
+    assert world.run("codex", "login", "--with-api-key", input=f"{key}\n").returncode == 0
+    theirs = read(world, cli.api_key.path)
     assert theirs is not None
-    change = plan_install(about, CredentialKind.API_KEY, check_api_key(about, key))
+    change = plan_install(cli, CredentialKind.API_KEY, check_api_key(cli, key))
     assert json.loads(change.files[-1].content) == json.loads(theirs)
 
 
-def login_method(here: World, about: Provider) -> str:
+def login_method(world: World, cli: Provider) -> str:
     """Return the login method that the CLI reports, without a request."""
-    if about.id == "claude_code":
-        return str(json.loads(status(here, about).stdout)["authMethod"])
-    if about.id == "codex":
-        return status(here, about).stderr.split(" - ")[0]
-    settings = json.loads(read(here, "/root/.gemini/settings.json") or b"{}")
+    if cli.id == "claude_code":
+        return str(json.loads(status(world, cli).stdout)["authMethod"])
+    if cli.id == "codex":
+        return status(world, cli).stderr.split(" - ")[0]
+    settings = json.loads(read(world, "/root/.gemini/settings.json") or b"{}")
     return str(settings["security"]["auth"]["selectedType"])
 
 
-def file_contents(here: World) -> Iterator[str]:
-    for path in here.home.rglob("*"):
+def file_contents(world: World) -> Iterator[str]:
+    for path in world.home.rglob("*"):
         if path.is_file() and path.stat().st_size < 1024 * 1024:
             yield path.read_text(errors="replace")

@@ -20,7 +20,7 @@ from urllib.parse import unquote
 import httpx
 import jsonschema
 import pytest
-from cli_world import PATIENCE_S, REPOSITORY, World, world
+from cli_world import PATIENCE_S, REPOSITORY, World, open_world
 from provider_files import install_providers
 
 from polydev.shared.providers import provider_ids
@@ -36,7 +36,7 @@ SERVICE = REPOSITORY / "src/polydev/guest"
 class Browser:
     """Debugging port of a browser that opens pages."""
 
-    def __init__(self, here: World, *, follows: bool) -> None:
+    def __init__(self, world: World, *, follows: bool) -> None:
         self.opened: list[str] = []
         self.activated: list[str] = []
         browser = self
@@ -47,7 +47,7 @@ class Browser:
                 assert path == "/json/new"
                 browser.opened.append(unquote(query))
                 if follows:
-                    threading.Thread(target=here.log_in, args=[browser.opened[-1]]).start()
+                    threading.Thread(target=world.log_in, args=[browser.opened[-1]]).start()
                 self._answer(json.dumps({"id": "0A1B", "type": "page"}).encode())
 
             def do_GET(self) -> None:
@@ -64,7 +64,7 @@ class Browser:
                 pass
 
         address = ("127.0.0.1", DEBUGGING_PORT)
-        self._server = here.namespace.call(http.server.ThreadingHTTPServer, address, Handler)
+        self._server = world.namespace.call(http.server.ThreadingHTTPServer, address, Handler)
         threading.Thread(target=self._server.serve_forever).start()
 
     def close(self) -> None:
@@ -75,22 +75,22 @@ class Browser:
 class Service:
     """Browser service in the test's namespace, with a client."""
 
-    def __init__(self, here: World, providers: Path | None = None) -> None:
-        self._here = here
-        providers = providers or install_providers(here.folder / "providers")
+    def __init__(self, world: World, providers: Path | None = None) -> None:
+        self._here = world
+        providers = providers or install_providers(world.folder / "providers")
         self.token = secrets.token_urlsafe(32)
-        (here.folder / "token").write_text(self.token + "\n")
-        self.log = here.folder / "service.log"
+        (world.folder / "token").write_text(self.token + "\n")
+        self.log = world.folder / "service.log"
         command = [sys.executable, "-m", "browser_service"]
-        command += ["--token-file", here.folder / "token", "--home", here.home]
-        command += ["--url-fifo", here.folder / "browser-url", "--providers", providers]
-        for_clis = here.environment()
+        command += ["--token-file", world.folder / "token", "--home", world.home]
+        command += ["--url-fifo", world.folder / "browser-url", "--providers", providers]
+        for_clis = world.environment()
         lines = [f"{name}={value}" for name, value in for_clis.items() if name != "PATH"]
-        (here.folder / "environment").write_text("\n".join(lines) + "\n")
-        command += ["--environment-file", here.folder / "environment"]
+        (world.folder / "environment").write_text("\n".join(lines) + "\n")
+        command += ["--environment-file", world.folder / "environment"]
         environment = {"PATH": for_clis["PATH"], "PYTHONPATH": str(SERVICE)}
         with self.log.open("w") as log:
-            self.process = here.namespace.start(command, environment, stderr=log)
+            self.process = world.namespace.start(command, environment, stderr=log)
         self._wait_until_listening()
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
@@ -133,22 +133,22 @@ class Service:
 
 
 @pytest.fixture
-def here() -> Iterator[World]:
-    with world() as it:
+def world() -> Iterator[World]:
+    with open_world() as it:
         yield it
 
 
 @pytest.fixture
-def service(here: World) -> Iterator[Service]:
-    with contextlib.closing(Service(here)) as running:
+def service(world: World) -> Iterator[Service]:
+    with contextlib.closing(Service(world)) as running:
         yield running
 
 
-def check_credentials(here: World, provider: str, outcome: dict[str, Any]) -> None:
+def check_credentials(world: World, provider: str, outcome: dict[str, Any]) -> None:
     assert outcome["ready"], outcome
     schema = json.loads((PROVIDERS / provider / "credentials.schema.json").read_text())
     jsonschema.validate(outcome["credentials"], schema)
-    log = (here.folder / "service.log").read_text()
+    log = (world.folder / "service.log").read_text()
     assert "login of " in log
     for secret in ("standin", "code=", "state=", "eyJ"):
         assert secret not in log
@@ -163,45 +163,45 @@ def check_credentials(here: World, provider: str, outcome: dict[str, Any]) -> No
     ],
 )
 def test_login_in_machine_browser_yields_complete_credentials(
-    here: World, service: Service, provider: str, status: list[str]
+    world: World, service: Service, provider: str, status: list[str]
 ) -> None:
-    with contextlib.closing(Browser(here, follows=True)) as browser:
+    with contextlib.closing(Browser(world, follows=True)) as browser:
         assert service.start(provider).status_code == 202
         url = service.urls(provider)["url"]
-        check_credentials(here, provider, service.outcome(provider))
+        check_credentials(world, provider, service.outcome(provider))
     assert browser.opened == [url]
     assert browser.activated == ["/json/activate/0A1B"]
-    assert here.run(*status).returncode == 0
+    assert world.run(*status).returncode == 0
     state = service.request("GET", f"/auth/{provider}/state").json()
     assert (state["step"], state["opened"], state["reason"]) == ("ready", True, None)
 
 
-def test_code_from_local_browser_is_entered_for_claude_code(here: World, service: Service) -> None:
+def test_code_from_local_browser_is_entered_for_claude_code(world: World, service: Service) -> None:
     service.start("claude_code")
     urls = service.urls("claude_code")
     assert urls["accepts"] == "code"
-    page = here.log_in(urls["ownBrowserUrl"])
+    page = world.log_in(urls["ownBrowserUrl"])
     code = page.text.partition('<code id="code">')[2].partition("</code>")[0]
     refused = service.paste("claude_code", code=code.partition("#")[0])
     assert (refused.status_code, refused.json()["code"]) == (422, "paste_refused")
     other = service.paste("claude_code", code=code + "x")
     assert "another login" in other.json()["detail"]
     assert service.paste("claude_code", code=f" {code}\n").status_code == 202
-    check_credentials(here, "claude_code", service.outcome("claude_code"))
+    check_credentials(world, "claude_code", service.outcome("claude_code"))
 
 
 @pytest.mark.parametrize("provider", provider_ids())
 def test_callback_url_from_local_browser_is_delivered(
-    here: World, service: Service, provider: str
+    world: World, service: Service, provider: str
 ) -> None:
     service.start(provider)
     url = service.urls(provider)["url"]
     # The user's browser runs elsewhere: it cannot reach the callback and shows its URL.
-    callback = callback_of(here, url)
+    callback = callback_of(world, url)
     wrong = callback.replace("state=", "state=x")
     assert "another login" in service.paste(provider, callbackUrl=wrong).json()["detail"]
     assert service.paste(provider, callbackUrl=callback).status_code == 202
-    check_credentials(here, provider, service.outcome(provider))
+    check_credentials(world, provider, service.outcome(provider))
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_only_the_cli_callback_is_fetched(service: Service, callback: str) -> No
     assert (answer.status_code, answer.json()["code"]) == (422, "paste_refused")
 
 
-def test_wrong_code_ends_with_cli_error(here: World, service: Service) -> None:
+def test_wrong_code_ends_with_cli_error(world: World, service: Service) -> None:
     service.start("claude_code")
     own = service.urls("claude_code")["ownBrowserUrl"]
     code = f"made-up-code-0123456789#{httpx.URL(own).params['state']}"
@@ -240,7 +240,7 @@ def test_wrong_code_ends_with_cli_error(here: World, service: Service) -> None:
     assert (late.status_code, late.json()["code"]) == (409, "not_waiting")
 
 
-def test_denied_consent_fails_login(here: World, service: Service) -> None:
+def test_denied_consent_fails_login(world: World, service: Service) -> None:
     service.start("codex")
     url = service.urls("codex")["url"]
     state = httpx.URL(url).params["state"]
@@ -284,26 +284,26 @@ def test_unknown_host_name_is_refused(service: Service, host: str) -> None:
         assert (answer.status_code, answer.json()["code"]) == (403, "wrong_host")
 
 
-def test_stopped_service_ends_cli(here: World) -> None:
-    service = Service(here)
+def test_stopped_service_ends_cli(world: World) -> None:
+    service = Service(world)
     service.start("codex")
     service.urls("codex")
-    assert in_namespace(here, "codex")
+    assert in_namespace(world, "codex")
     service.close()
-    assert not in_namespace(here, "codex")
+    assert not in_namespace(world, "codex")
 
 
-def callback_of(here: World, url: str) -> str:
+def callback_of(world: World, url: str) -> str:
     """Log in with a browser that cannot reach the CLI's callback."""
-    page = here.log_in(url, reaches_callbacks=False)
+    page = world.log_in(url, reaches_callbacks=False)
     assert page.url.startswith("http://")
     assert page.text == ""
     return page.url
 
 
-def in_namespace(here: World, program: str) -> bool:
+def in_namespace(world: World, program: str) -> bool:
     names = set()
-    for pid in here.namespace.pids():
+    for pid in world.namespace.pids():
         with contextlib.suppress(OSError):  # it has just ended
             names.add(Path("/proc", str(pid), "comm").read_text().strip())
     return program in names

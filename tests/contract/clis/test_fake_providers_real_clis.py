@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from cli_logins import claude_login, codex_login, gemini_login
-from cli_world import REPOSITORY, World, world
+from cli_world import REPOSITORY, World, open_world
 
 pytestmark = pytest.mark.clis
 
@@ -35,28 +35,28 @@ class LoggedIn:
 
     def with_copied_home(self, shared: World) -> tuple[World, Path]:
         """Return an environment for one test and its credentials file."""
-        here = shared.with_new_home(self.home)
+        world = shared.with_new_home(self.home)
         shared.providers.skip_earlier_calls()
-        return here, here.home / self.file.relative_to(self.home)
+        return world, world.home / self.file.relative_to(self.home)
 
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[World]:
-    with world() as it:
+    with open_world() as it:
         yield it
 
 
 @pytest.fixture
-def here(shared: World) -> World:
+def world(shared: World) -> World:
     return shared.with_new_home()
 
 
 def log_in(shared: World, login: Callable[[World], Path]) -> LoggedIn:
-    here = shared.with_new_home()
-    before = here.run(*STATUS[login]).returncode
+    world = shared.with_new_home()
+    before = world.run(*STATUS[login]).returncode
     shared.providers.skip_earlier_calls()
-    file = login(here)
-    return LoggedIn(before, shared.providers.grants(), here.home, file)
+    file = login(world)
+    return LoggedIn(before, shared.providers.grants(), world.home, file)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def gemini(shared: World) -> LoggedIn:
 
 @pytest.fixture
 def short_lived() -> Iterator[World]:
-    with world("--access-token-lifetime-s", "30") as it:
+    with open_world("--access-token-lifetime-s", "30") as it:
         yield it
 
 
@@ -86,26 +86,26 @@ def select_google_login(home: Path) -> None:
     (home / ".gemini" / "settings.json").write_text(json.dumps(chosen))
 
 
-def ask_gemini(here: World) -> str:
+def ask_gemini(world: World) -> str:
     command = ["gemini", "--skip-trust", "--output-format", "stream-json"]
-    done = here.run(*command, input=QUESTION)
+    done = world.run(*command, input=QUESTION)
     assert done.returncode == 0, done.stdout + done.stderr
     events = [json.loads(line) for line in done.stdout.splitlines()]
     messages = [event for event in events if event.get("role") == "assistant"]
     return "".join(event["content"] for event in messages)
 
 
-def ask_codex(here: World) -> str:
-    done = here.run("codex", "exec", "--json", "--skip-git-repo-check", "-", input=QUESTION)
+def ask_codex(world: World) -> str:
+    done = world.run("codex", "exec", "--json", "--skip-git-repo-check", "-", input=QUESTION)
     assert done.returncode == 0, done.stdout + done.stderr
     events = [json.loads(line) for line in done.stdout.splitlines()]
     items = [event["item"] for event in events if event["type"] == "item.completed"]
     return "".join(item["text"] for item in items if item["type"] == "agent_message")
 
 
-def ask_claude(here: World) -> str:
+def ask_claude(world: World) -> str:
     command = ["claude", "-p", "--output-format", "stream-json", "--verbose"]
-    done = here.run(*command, "--include-partial-messages", input=QUESTION)
+    done = world.run(*command, "--include-partial-messages", input=QUESTION)
     assert done.returncode == 0, done.stdout + done.stderr
     events = [json.loads(line) for line in done.stdout.splitlines()]
     deltas = [event["event"] for event in events if event["type"] == "stream_event"]
@@ -116,49 +116,49 @@ def ask_claude(here: World) -> str:
 
 
 def test_codex_logs_in_and_chats(shared: World, codex: LoggedIn) -> None:
-    here, file = codex.with_copied_home(shared)
+    world, file = codex.with_copied_home(shared)
     assert (codex.status_before, codex.grants) == (1, ["authorization_code"])
     assert file.stat().st_mode & 0o777 == 0o600
     assert json.loads(file.read_text())["tokens"]["refresh_token"].startswith("rt_standin_")
-    status = here.run("codex", "login", "status")
+    status = world.run("codex", "login", "status")
     assert (status.returncode, "Logged in" in status.stderr) == (0, True)
-    assert ask_codex(here) == ANSWER
-    assert 200 in here.providers.statuses("/backend-api/codex/responses")
+    assert ask_codex(world) == ANSWER
+    assert 200 in world.providers.statuses("/backend-api/codex/responses")
 
 
 def test_claude_code_logs_in_and_chats(shared: World, claude: LoggedIn) -> None:
-    here, file = claude.with_copied_home(shared)
+    world, file = claude.with_copied_home(shared)
     assert (claude.status_before, claude.grants) == (1, ["authorization_code"])
     assert file.stat().st_mode & 0o777 == 0o600
-    status = here.run("claude", "auth", "status", "--json")
+    status = world.run("claude", "auth", "status", "--json")
     assert json.loads(status.stdout)["email"] == "ada@example.test"
-    assert ask_claude(here) == ANSWER
-    assert 200 in here.providers.statuses("/v1/messages")
+    assert ask_claude(world) == ANSWER
+    assert 200 in world.providers.statuses("/v1/messages")
 
 
 def test_gemini_logs_in_and_chats(shared: World, gemini: LoggedIn) -> None:
-    here, file = gemini.with_copied_home(shared)
+    world, file = gemini.with_copied_home(shared)
     assert (gemini.status_before, gemini.grants) == (1, ["authorization_code"])
     assert file.stat().st_mode & 0o777 == 0o600
     credentials = json.loads(file.read_text())
     assert credentials["refresh_token"].startswith("1//standin-")
     assert credentials["token_type"] == "Bearer"
-    chosen = json.loads((here.home / ".gemini/settings.json").read_text())
+    chosen = json.loads((world.home / ".gemini/settings.json").read_text())
     assert chosen["security"]["auth"]["selectedType"] == "oauth-personal"
-    assert here.run(*GEMINI_STATUS).returncode == 0
-    assert 200 not in here.providers.statuses("/v1internal:streamGenerateContent")
-    assert ask_gemini(here) == ANSWER
-    assert 200 in here.providers.statuses("/v1internal:streamGenerateContent")
+    assert world.run(*GEMINI_STATUS).returncode == 0
+    assert 200 not in world.providers.statuses("/v1internal:streamGenerateContent")
+    assert ask_gemini(world) == ANSWER
+    assert 200 in world.providers.statuses("/v1internal:streamGenerateContent")
 
 
 def test_gemini_refreshes_expired_token_and_retains_refresh_token(
     shared: World, gemini: LoggedIn
 ) -> None:
-    here, file = gemini.with_copied_home(shared)
+    world, file = gemini.with_copied_home(shared)
     before = json.loads(file.read_text())
     file.write_text(json.dumps({**before, "expiry_date": before["expiry_date"] - 24 * 3600 * 1000}))
-    assert ask_gemini(here) == ANSWER
-    assert here.providers.grants() == ["refresh_token"]
+    assert ask_gemini(world) == ANSWER
+    assert world.providers.grants() == ["refresh_token"]
     after = json.loads(file.read_text())
     assert after["access_token"] != before["access_token"]
     assert after["refresh_token"] == before["refresh_token"]
@@ -167,11 +167,11 @@ def test_gemini_refreshes_expired_token_and_retains_refresh_token(
 @pytest.mark.parametrize(
     "credentials", ["{}", '{"access_token": "ya29.a", "refresh_token": "1//b"}']
 )
-def test_gemini_reports_invalid_login(here: World, credentials: str) -> None:
-    (here.home / ".gemini").mkdir()
-    select_google_login(here.home)
-    (here.home / ".gemini" / "oauth_creds.json").write_text(credentials)
-    status = here.run(*GEMINI_STATUS)
+def test_gemini_reports_invalid_login(world: World, credentials: str) -> None:
+    (world.home / ".gemini").mkdir()
+    select_google_login(world.home)
+    (world.home / ".gemini" / "oauth_creds.json").write_text(credentials)
+    status = world.run(*GEMINI_STATUS)
     assert (status.returncode, "Not logged in" in status.stdout) == (1, True)
 
 
@@ -188,13 +188,13 @@ def test_codex_refreshes_expiring_token_and_stores_rotation(short_lived: World) 
 def test_claude_code_refreshes_expired_token_and_stores_rotation(
     shared: World, claude: LoggedIn
 ) -> None:
-    here, file = claude.with_copied_home(shared)
+    world, file = claude.with_copied_home(shared)
     content = json.loads(file.read_text())
     before = dict(content["claudeAiOauth"])
     content["claudeAiOauth"]["expiresAt"] = before["expiresAt"] - 24 * 3600 * 1000
     file.write_text(json.dumps(content))
-    assert ask_claude(here) == ANSWER
-    assert here.providers.grants() == ["refresh_token"]
+    assert ask_claude(world) == ANSWER
+    assert world.providers.grants() == ["refresh_token"]
     after = json.loads(file.read_text())["claudeAiOauth"]
     assert after["refreshToken"] != before["refreshToken"]
     assert after["accessToken"] != before["accessToken"]
@@ -205,12 +205,12 @@ def test_claude_code_refreshes_expired_token_and_stores_rotation(
     [("codex", codex_login), ("claude", claude_login), ("gemini", gemini_login)],
 )
 def test_credentials_file_is_enough_to_move_login(
-    here: World, request: pytest.FixtureRequest, name: str, login: Callable[[World], Path]
+    world: World, request: pytest.FixtureRequest, name: str, login: Callable[[World], Path]
 ) -> None:
     logged_in: LoggedIn = request.getfixturevalue(name)
-    copy = here.home / logged_in.file.relative_to(logged_in.home)
+    copy = world.home / logged_in.file.relative_to(logged_in.home)
     copy.parent.mkdir(parents=True)
     copy.write_bytes(logged_in.file.read_bytes())
     if login is gemini_login:
-        select_google_login(here.home)
-    assert here.run(*STATUS[login]).returncode == 0
+        select_google_login(world.home)
+    assert world.run(*STATUS[login]).returncode == 0

@@ -6,21 +6,23 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from wire import UID, Attach, FakeMachine, Surroundings, surroundings
+from wire import UID, Attach, FakeMachine, Surroundings, create_surroundings
 
 from polydev.hostagent.network import Network, NetworkConfig
 from polydev.hostagent.settings import HostSettings
 
 
 @pytest.fixture
-def here() -> Iterator[Surroundings]:
-    with surroundings() as it:
+def surroundings() -> Iterator[Surroundings]:
+    with create_surroundings() as it:
         yield it
 
 
 @pytest.fixture
-def plan(here: Surroundings, tmp_path: Path) -> NetworkConfig:
-    settings = HostSettings(netns=here.vm, uplink_netns=here.outer, state_dir=tmp_path)
+def plan(surroundings: Surroundings, tmp_path: Path) -> NetworkConfig:
+    settings = HostSettings(
+        netns=surroundings.vm, uplink_netns=surroundings.outer, state_dir=tmp_path
+    )
     return NetworkConfig.from_settings(settings)
 
 
@@ -33,11 +35,11 @@ async def network(plan: NetworkConfig) -> AsyncIterator[Network]:
 
 
 @pytest.fixture
-async def attach(network: Network, here: Surroundings) -> AsyncIterator[Attach]:
+async def attach(network: Network, surroundings: Surroundings) -> AsyncIterator[Attach]:
     machines: list[FakeMachine] = []
 
     async def attached(vm_id: str) -> FakeMachine:
-        machine = FakeMachine(here.vm, await network.attach(vm_id, UID))
+        machine = FakeMachine(surroundings.vm, await network.attach(vm_id, UID))
         machines.append(machine)
         machine.settle()
         return machine

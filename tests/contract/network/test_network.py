@@ -49,9 +49,11 @@ async def reconfigure(network: Network, plan: NetworkConfig, **changes: object) 
     await other.close()
 
 
-async def test_machine_reaches_the_outside_through_nat(here: Surroundings, attach: Attach) -> None:
+async def test_machine_reaches_the_outside_through_nat(
+    surroundings: Surroundings, attach: Attach
+) -> None:
     machine = await attach(A)
-    with here.listen(here.world, WORLD, PORT) as world:
+    with surroundings.listen(surroundings.world, WORLD, PORT) as world:
         machine.send(machine.udp(WORLD, PORT, b"hello"))
         data, source = world.recvfrom(100)
         assert (data, source[0]) == (b"hello", HOST)
@@ -69,7 +71,7 @@ async def test_gateway_answers_arp_and_echo(attach: Attach) -> None:
 # -- forged addresses ------------------------------------------------------------------------------
 
 
-async def test_forged_frames_are_dropped(here: Surroundings, attach: Attach) -> None:
+async def test_forged_frames_are_dropped(surroundings: Surroundings, attach: Attach) -> None:
     machine, other = await attach(A), await attach(B)
     honest = machine.udp(WORLD, PORT, b"forged")
     forged = {
@@ -91,7 +93,7 @@ async def test_forged_frames_are_dropped(here: Surroundings, attach: Attach) -> 
         "a broadcast": machine.udp(WORLD, PORT, b"forged", to_mac="ff:ff:ff:ff:ff:ff"),
         "a frame cut short": honest[:20],
     }
-    with here.listen(here.world, WORLD, PORT) as world:
+    with surroundings.listen(surroundings.world, WORLD, PORT) as world:
         for what, frame in forged.items():
             machine.send(frame)
             machine.fence()
@@ -100,9 +102,9 @@ async def test_forged_frames_are_dropped(here: Surroundings, attach: Attach) -> 
     assert other.fence() == []
 
 
-async def test_forged_arp_is_ignored(here: Surroundings, attach: Attach) -> None:
+async def test_forged_arp_is_ignored(surroundings: Surroundings, attach: Attach) -> None:
     machine, other = await attach(A), await attach(B)
-    before = ip(here.vm, "neigh", "show")
+    before = ip(surroundings.vm, "neigh", "show")
     for frame in (
         machine.arp(GATEWAY, sender=other.address),
         machine.arp(GATEWAY, sender_mac=other.mac),
@@ -112,7 +114,7 @@ async def test_forged_arp_is_ignored(here: Surroundings, attach: Attach) -> None
     ):
         machine.send(frame)
         assert machine.fence() == []
-    assert ip(here.vm, "neigh", "show") == before
+    assert ip(surroundings.vm, "neigh", "show") == before
     assert other.fence() == []
 
 
@@ -129,9 +131,11 @@ async def test_machines_do_not_reach_each_other(attach: Attach) -> None:
     assert other.fence() == []
 
 
-async def test_machines_do_not_see_frames_for_others(here: Surroundings, attach: Attach) -> None:
+async def test_machines_do_not_see_frames_for_others(
+    surroundings: Surroundings, attach: Attach
+) -> None:
     machine, other = await attach(A), await attach(B)
-    with here.listen(here.world, WORLD, PORT) as world:
+    with surroundings.listen(surroundings.world, WORLD, PORT) as world:
         machine.send(machine.udp(WORLD, PORT, b"hello"))
         _, source = world.recvfrom(100)
         world.sendto(b"answer", source)
@@ -140,13 +144,13 @@ async def test_machines_do_not_see_frames_for_others(here: Surroundings, attach:
 
 
 async def test_vm_namespace_answers_nothing_but_echo(
-    here: Surroundings, attach: Attach, plan: NetworkConfig
+    surroundings: Surroundings, attach: Attach, plan: NetworkConfig
 ) -> None:
     machine = await attach(A)
     inner = str(plan.uplink_inner_address)
     with (
-        here.listen_tcp(here.vm, ANY, 53),
-        here.listen(here.vm, ANY, PORT) as listener,
+        surroundings.listen_tcp(surroundings.vm, ANY, 53),
+        surroundings.listen(surroundings.vm, ANY, PORT) as listener,
     ):
         for address in (GATEWAY, inner, "127.0.0.1"):
             machine.send(machine.syn(address, 53))
@@ -162,10 +166,10 @@ async def test_vm_namespace_answers_nothing_but_echo(
 
 @pytest.mark.parametrize("address", PRIVATE)
 async def test_private_and_metadata_addresses_are_refused_immediately(
-    here: Surroundings, attach: Attach, address: str
+    surroundings: Surroundings, attach: Attach, address: str
 ) -> None:
     machine = await attach(A)
-    with here.listen(here.world, ANY, PORT) as world:
+    with surroundings.listen(surroundings.world, ANY, PORT) as world:
         machine.send(machine.udp(address, PORT, b"private"))
         assert is_unreachable(machine.expect(is_unreachable)[-1])
         machine.send(machine.udp(WORLD, PORT, b"public"))
@@ -173,12 +177,12 @@ async def test_private_and_metadata_addresses_are_refused_immediately(
 
 
 async def test_host_addresses_are_unreachable(
-    here: Surroundings, attach: Attach, plan: NetworkConfig
+    surroundings: Surroundings, attach: Attach, plan: NetworkConfig
 ) -> None:
     machine = await attach(A)
     with (
-        here.listen(here.outer, ANY, PORT) as host,
-        here.listen(here.world, WORLD, PORT) as world,
+        surroundings.listen(surroundings.outer, ANY, PORT) as host,
+        surroundings.listen(surroundings.world, WORLD, PORT) as world,
     ):
         for address in (HOST, str(plan.uplink_outer_address)):
             machine.send(machine.udp(address, PORT, b"host"))
@@ -189,9 +193,11 @@ async def test_host_addresses_are_unreachable(
             host.recv(100)
 
 
-async def test_connections_from_outside_are_refused(here: Surroundings, attach: Attach) -> None:
+async def test_connections_from_outside_are_refused(
+    surroundings: Surroundings, attach: Attach
+) -> None:
     machine = await attach(A)
-    with here.listen(here.world, WORLD, PORT) as world:
+    with surroundings.listen(surroundings.world, WORLD, PORT) as world:
         world.sendto(b"unasked", (machine.address, PORT))
         machine.send(machine.udp(WORLD, PORT, b"hello"))
         _, source = world.recvfrom(100)
@@ -201,11 +207,11 @@ async def test_connections_from_outside_are_refused(here: Surroundings, attach: 
 
 
 async def test_one_machine_cannot_exhaust_the_connection_table(
-    here: Surroundings, attach: Attach
+    surroundings: Surroundings, attach: Attach
 ) -> None:
     machine, other = await attach(A), await attach(B)
     limit = firewall.CONNECTIONS_PER_MACHINE
-    with here.listen(here.world, WORLD, PORT) as world:
+    with surroundings.listen(surroundings.world, WORLD, PORT) as world:
         for number in range(limit + 100):
             machine.send(machine.udp(WORLD, PORT, b"flood", source_port=str(10_000 + number)))
             if number < limit:  # one at a time: a busy kernel drops packets of a long queue
@@ -214,7 +220,9 @@ async def test_one_machine_cannot_exhaust_the_connection_table(
         assert world.recv(100) == b"last"
 
 
-async def test_compromised_vmm_opens_no_connections(here: Surroundings, network: Network) -> None:
+async def test_compromised_vmm_opens_no_connections(
+    surroundings: Surroundings, network: Network
+) -> None:
     script = (
         "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
         "for address in ('127.0.0.1', '198.51.100.1'):\n"
@@ -223,7 +231,7 @@ async def test_compromised_vmm_opens_no_connections(here: Surroundings, network:
     )
     command = [sys.executable, "-c", script]
     done = within(
-        here.vm,
+        surroundings.vm,
         lambda: subprocess.run(command, user=UID, capture_output=True, text=True, check=True),
     )
     assert done.stdout.split() == ["refused", "refused"]
@@ -233,7 +241,7 @@ async def test_compromised_vmm_opens_no_connections(here: Surroundings, network:
 
 
 async def test_no_traffic_leaves_without_egress(
-    here: Surroundings, network: Network, plan: NetworkConfig, attach: Attach
+    surroundings: Surroundings, network: Network, plan: NetworkConfig, attach: Attach
 ) -> None:
     machine = await attach(A)
     await reconfigure(network, plan, egress=Egress.NONE)
@@ -243,7 +251,7 @@ async def test_no_traffic_leaves_without_egress(
 
 @pytest.mark.parametrize(("holder", "address"), [("world", PRIVATE[0]), ("outer", HOST)])
 async def test_only_the_configured_proxy_is_reachable(
-    here: Surroundings,
+    surroundings: Surroundings,
     network: Network,
     plan: NetworkConfig,
     attach: Attach,
@@ -253,8 +261,8 @@ async def test_only_the_configured_proxy_is_reachable(
     machine = await attach(A)
     proxy = (IPv4Address(address), 3128)
     await reconfigure(network, plan, egress=Egress.PROXY, proxy=proxy)
-    netns = getattr(here, holder)
-    with here.listen_tcp(netns, address, 3128), here.listen_tcp(netns, address, 22):
+    netns = getattr(surroundings, holder)
+    with surroundings.listen_tcp(netns, address, 3128), surroundings.listen_tcp(netns, address, 22):
         machine.send(machine.syn(address, 3128))
         assert machine.expect(is_syn_ack)
         for frame in (
@@ -267,22 +275,22 @@ async def test_only_the_configured_proxy_is_reachable(
 
 
 async def test_configured_private_resolver_is_reachable(
-    here: Surroundings, network: Network, plan: NetworkConfig, attach: Attach
+    surroundings: Surroundings, network: Network, plan: NetworkConfig, attach: Attach
 ) -> None:
     machine = await attach(A)
     await reconfigure(network, plan, dns=(IPv4Address(PRIVATE[0]),))
-    with here.listen(here.world, PRIVATE[0], 53) as resolver:
+    with surroundings.listen(surroundings.world, PRIVATE[0], 53) as resolver:
         machine.send(machine.udp(PRIVATE[0], 53, b"query"))
         assert resolver.recv(100) == b"query"
 
 
 async def test_network_works_internally_without_uplink(
-    here: Surroundings, plan: NetworkConfig
+    surroundings: Surroundings, plan: NetworkConfig
 ) -> None:
     network = Network(replace(plan, has_uplink=False))
     await network.ensure()
-    machine = FakeMachine(here.vm, await network.attach(A, UID))
+    machine = FakeMachine(surroundings.vm, await network.attach(A, UID))
     machine.settle()
     machine.close()
-    assert "uplink0" not in ip(here.vm, "link")
+    assert "uplink0" not in ip(surroundings.vm, "link")
     await network.remove()

@@ -76,18 +76,18 @@ async def test_missing_namespace_is_found(network: Network, plan: NetworkConfig)
 
 
 async def test_bridge_that_is_down_is_found(
-    network: Network, attached: Attachment, here: Surroundings
+    network: Network, attached: Attachment, surroundings: Surroundings
 ) -> None:
-    ip(here.vm, "link", "set", "br0", "down")
+    ip(surroundings.vm, "link", "set", "br0", "down")
     assert "is down" in (await failed_findings(network))["bridge"]
     await network.ensure()
     assert await failed_findings(network) == {}
 
 
 async def test_wrong_bridge_address_is_found(
-    network: Network, attached: Attachment, here: Surroundings
+    network: Network, attached: Attachment, surroundings: Surroundings
 ) -> None:
-    ip(here.vm, "address", "flush", "dev", "br0")
+    ip(surroundings.vm, "address", "flush", "dev", "br0")
     assert (await failed_findings(network))["bridge"].endswith(
         "no address instead of 192.168.100.1/24"
     )
@@ -96,10 +96,10 @@ async def test_wrong_bridge_address_is_found(
 
 
 async def test_disabled_forwarding_is_found(
-    network: Network, attached: Attachment, here: Surroundings
+    network: Network, attached: Attachment, surroundings: Surroundings
 ) -> None:
-    sysctl(here.vm, "net.ipv4.ip_forward", "0")
-    sysctl(here.outer, "net.ipv4.ip_forward", "0")
+    sysctl(surroundings.vm, "net.ipv4.ip_forward", "0")
+    sysctl(surroundings.outer, "net.ipv4.ip_forward", "0")
     found = await failed_findings(network)
     assert "does not forward" in found["bridge"]
     assert "switched off" in found["uplink"]
@@ -108,40 +108,40 @@ async def test_disabled_forwarding_is_found(
 
 
 async def test_flushed_rules_are_found(
-    network: Network, attached: Attachment, here: Surroundings
+    network: Network, attached: Attachment, surroundings: Surroundings
 ) -> None:
-    nft(here.vm, "flush", "ruleset")
+    nft(surroundings.vm, "flush", "ruleset")
     assert "table bridge polydev is gone" in (await failed_findings(network))["firewall"]
     await network.ensure()
     assert await failed_findings(network) == {}
 
 
 async def test_changed_rules_are_found(
-    network: Network, attached: Attachment, here: Surroundings
+    network: Network, attached: Attachment, surroundings: Surroundings
 ) -> None:
-    nft(here.vm, "insert", "rule", "inet", "polydev", "forward", "accept")
+    nft(surroundings.vm, "insert", "rule", "inet", "polydev", "forward", "accept")
     assert "chain forward was changed" in (await failed_findings(network))["firewall"]
     await network.ensure()
-    nft(here.vm, "flush", "chain", "inet", "polydev", "egress")
+    nft(surroundings.vm, "flush", "chain", "inet", "polydev", "egress")
     assert "chain egress was changed" in (await failed_findings(network))["firewall"]
     await network.ensure()
-    nft(here.vm, "add", "chain", "bridge", "polydev", "forward", "{ policy accept; }")
+    nft(surroundings.vm, "add", "chain", "bridge", "polydev", "forward", "{ policy accept; }")
     assert (
         "bridge polydev: chain forward was changed" in (await failed_findings(network))["firewall"]
     )
     await network.ensure()
-    nft(here.vm, "add", "table", "ip", "other")
+    nft(surroundings.vm, "add", "table", "ip", "other")
     assert await failed_findings(network) == {}, "a table without a hook does nothing"
     hook = "{ type filter hook forward priority 5; policy drop; }"
-    nft(here.vm, "add", "chain", "ip", "other", "drops", hook)
+    nft(surroundings.vm, "add", "chain", "ip", "other", "drops", hook)
     assert "another program added table ip other" in (await failed_findings(network))["firewall"]
 
 
 async def test_missing_sender_is_found(
-    network: Network, attached: Attachment, here: Surroundings
+    network: Network, attached: Attachment, surroundings: Surroundings
 ) -> None:
     element = f'{{ "{attached.tap}" . {attached.mac} . {attached.address} }}'
-    nft(here.vm, "delete", "element", "bridge", "polydev", "senders", element)
+    nft(surroundings.vm, "delete", "element", "bridge", "polydev", "senders", element)
     arguments = (await failed_findings(network))["firewall"]
     assert attached.tap in arguments
     assert "in set senders is missing" in arguments
@@ -150,9 +150,9 @@ async def test_missing_sender_is_found(
 
 
 async def test_missing_tap_names_its_machine(
-    network: Network, attached: Attachment, here: Surroundings
+    network: Network, attached: Attachment, surroundings: Surroundings
 ) -> None:
-    ip(here.vm, "link", "del", attached.tap)
+    ip(surroundings.vm, "link", "del", attached.tap)
     [finding] = [it for it in await network.inspect(RUNNING) if it.name == "TAPs"]
     assert finding.vm_id == A
     assert f"{attached.tap} is gone" in finding.message
@@ -172,12 +172,12 @@ async def test_missing_tap_names_its_machine(
 async def test_changed_tap_is_repaired(
     network: Network,
     attached: Attachment,
-    here: Surroundings,
+    surroundings: Surroundings,
     arguments: tuple[str, ...],
     expected: str,
 ) -> None:
     names = {"tap": attached.tap, "mac": attached.mac}
-    ip(here.vm, *(word.format(**names) for word in arguments))
+    ip(surroundings.vm, *(word.format(**names) for word in arguments))
     message = (await failed_findings(network))["TAPs"]
     assert expected.format(**names) in message
     await network.ensure()
@@ -185,43 +185,43 @@ async def test_changed_tap_is_repaired(
 
 
 async def test_port_without_isolation_is_found(
-    network: Network, attached: Attachment, here: Surroundings
+    network: Network, attached: Attachment, surroundings: Surroundings
 ) -> None:
-    command = ["bridge", "-n", here.vm, "link", "set", "dev", attached.tap, "isolated", "off"]
-    subprocess.run(command, check=True)
+    link = ("link", "set", "dev", attached.tap)
+    subprocess.run(["bridge", "-n", surroundings.vm, *link, "isolated", "off"], check=True)
     assert "isolated 0 instead of 1" in (await failed_findings(network))["TAPs"]
     await network.ensure()
     assert await failed_findings(network) == {}
 
 
 async def test_orphaned_tap_is_found(
-    network: Network, attached: Attachment, here: Surroundings
+    network: Network, attached: Attachment, surroundings: Surroundings
 ) -> None:
-    ip(here.vm, "tuntap", "add", "pd77", "mode", "tap")
+    ip(surroundings.vm, "tuntap", "add", "pd77", "mode", "tap")
     assert "TAP pd77" in (await failed_findings(network))["orphans"]
     await network.sweep(RUNNING)
     assert await failed_findings(network) == {}
 
 
 async def test_broken_uplink_is_found(
-    network: Network, attached: Attachment, here: Surroundings, plan: NetworkConfig
+    network: Network, attached: Attachment, surroundings: Surroundings, plan: NetworkConfig
 ) -> None:
-    ip(here.outer, "link", "set", plan.outer_uplink, "down")
+    ip(surroundings.outer, "link", "set", plan.outer_uplink, "down")
     assert "is down" in (await failed_findings(network))["uplink"]
     await network.ensure()
     assert await failed_findings(network) == {}
-    ip(here.outer, "link", "del", plan.outer_uplink)
+    ip(surroundings.outer, "link", "del", plan.outer_uplink)
     assert "is missing" in (await failed_findings(network))["uplink"]
     await network.ensure()
     assert await failed_findings(network) == {}
 
 
 async def test_flushed_nat_is_found(
-    network: Network, attached: Attachment, here: Surroundings, plan: NetworkConfig
+    network: Network, attached: Attachment, surroundings: Surroundings, plan: NetworkConfig
 ) -> None:
-    nft(here.outer, "flush", "table", "inet", plan.outer_table)
+    nft(surroundings.outer, "flush", "table", "inet", plan.outer_table)
     assert "chain postrouting was changed" in (await failed_findings(network))["uplink"]
-    nft(here.outer, "delete", "table", "inet", plan.outer_table)
+    nft(surroundings.outer, "delete", "table", "inet", plan.outer_table)
     assert f"table inet {plan.outer_table} is gone" in (await failed_findings(network))["uplink"]
     await network.ensure()
     assert await failed_findings(network) == {}
@@ -240,7 +240,7 @@ async def test_inspection_works_without_an_agent(
 
 async def test_connectivity_is_checked_at_the_outer_uplink(
     network: Network,
-    here: Surroundings,
+    surroundings: Surroundings,
     plan: NetworkConfig,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -248,7 +248,7 @@ async def test_connectivity_is_checked_at_the_outer_uplink(
     [silent] = await asyncio.to_thread(check_connectivity, proxied)
     assert silent.ok is False
     assert f"The proxy {WORLD}:3128 does not answer" in silent.message
-    with here.listen_tcp(here.world, WORLD, 3128):
+    with surroundings.listen_tcp(surroundings.world, WORLD, 3128):
         [answers] = await asyncio.to_thread(check_connectivity, proxied)
     assert answers.ok
     resolving = replace(plan, dns=(IPv4Address(WORLD),))
@@ -256,7 +256,7 @@ async def test_connectivity_is_checked_at_the_outer_uplink(
     assert silent.ok is False
     assert "POLYDEV_DNS" in silent.hint
     monkeypatch.setattr(connectivity, "_LIMIT_S", 60)
-    with here.listen(here.world, WORLD, 53) as resolver:
+    with surroundings.listen(surroundings.world, WORLD, 53) as resolver:
         asking = asyncio.create_task(asyncio.to_thread(check_connectivity, resolving))
         question, who = await asyncio.to_thread(resolver.recvfrom, 512)
         resolver.sendto(question[:2] + b"\x81\x80" + question[4:], who)

@@ -43,11 +43,11 @@ def refuse(*_: object) -> None:
 
 
 async def test_ensure_disturbs_no_machine(
-    here: Surroundings, network: Network, attach: Attach
+    surroundings: Surroundings, network: Network, attach: Attach
 ) -> None:
     machine = await attach(A)
     before = await network.state()
-    with here.listen(here.world, WORLD, PORT) as world:
+    with surroundings.listen(surroundings.world, WORLD, PORT) as world:
         machine.send(machine.udp(WORLD, PORT, b"one"))
         _, source = world.recvfrom(100)
         await network.ensure()
@@ -71,23 +71,23 @@ async def test_machine_keeps_its_address(
 
 
 async def test_detached_machine_leaves_nothing(
-    here: Surroundings, network: Network, attach: Attach
+    surroundings: Surroundings, network: Network, attach: Attach
 ) -> None:
     machine = await attach(A)
     await network.detach(A)
     await network.detach(A)
     state = await network.state()
     assert (state.taps, state.addresses, state.firewall) == ((), {}, ())
-    assert machine.address not in ip(here.vm, "neigh", "show")
-    assert machine.mac not in run_inside(here.vm, "bridge", "fdb")
+    assert machine.address not in ip(surroundings.vm, "neigh", "show")
+    assert machine.mac not in run_inside(surroundings.vm, "bridge", "fdb")
 
 
 async def test_connections_are_not_inherited(
-    here: Surroundings, network: Network, attach: Attach, plan: NetworkConfig
+    surroundings: Surroundings, network: Network, attach: Attach, plan: NetworkConfig
 ) -> None:
     machine, neighbour = await attach(A), await attach(B)
     leases = plan.state_dir / "leases.json"
-    with here.listen(here.world, WORLD, PORT) as world:
+    with surroundings.listen(surroundings.world, WORLD, PORT) as world:
         world_of: dict[str, tuple[str, int]] = {}
         for sender in (machine, neighbour):
             sender.send(sender.udp(WORLD, PORT, sender.mac.encode()))
@@ -104,24 +104,24 @@ async def test_connections_are_not_inherited(
         assert heir.fence() == []
 
 
-async def test_sweep_removes_orphans(here: Surroundings, network: Network) -> None:
+async def test_sweep_removes_orphans(surroundings: Surroundings, network: Network) -> None:
     await network.attach(A, UID)
     gone = await network.attach(B, UID)
     lost_tap = await network.attach(C, UID)
-    ip(here.vm, "link", "del", lost_tap.tap)
-    ip(here.vm, "tuntap", "add", "pd77", "mode", "tap")
+    ip(surroundings.vm, "link", "del", lost_tap.tap)
+    ip(surroundings.vm, "tuntap", "add", "pd77", "mode", "tap")
     element = firewall.Sender("pd78", "02:01:c0:a8:64:4e", "192.168.100.78")
-    within(here.vm, lambda: firewall.load(firewall.allow_sender(element)))
+    within(surroundings.vm, lambda: firewall.load(firewall.allow_sender(element)))
     await network.sweep({A})
     state = await network.state()
     assert list(state.addresses) == [A]
     assert state.taps == state.firewall == ("pd5",)
-    assert gone.address not in ip(here.vm, "neigh", "show")
+    assert gone.address not in ip(surroundings.vm, "neigh", "show")
 
 
-async def test_deleted_namespace_is_recreated(here: Surroundings, network: Network) -> None:
+async def test_deleted_namespace_is_recreated(surroundings: Surroundings, network: Network) -> None:
     attachment = await network.attach(A, UID)
-    namespaces.remove(here.vm)
+    namespaces.remove(surroundings.vm)
     with pytest.raises(NetworkFailed):
         await network.attach(B, UID)
     await network.ensure()
@@ -130,7 +130,7 @@ async def test_deleted_namespace_is_recreated(here: Surroundings, network: Netwo
 
 
 async def test_failed_attach_is_reverted(
-    here: Surroundings, network: Network, monkeypatch: pytest.MonkeyPatch
+    surroundings: Surroundings, network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("polydev.hostagent.network.bridge.Links.pin_address", refuse)
     with pytest.raises(NetworkFailed):
@@ -151,7 +151,7 @@ async def test_failed_reattach_keeps_a_running_machine(
 
 
 async def test_exhausted_addresses_are_a_clear_error(
-    here: Surroundings, plan: NetworkConfig
+    surroundings: Surroundings, plan: NetworkConfig
 ) -> None:
     small = replace(
         plan,
@@ -170,13 +170,13 @@ async def test_exhausted_addresses_are_a_clear_error(
 
 
 async def test_removal_leaves_nothing(
-    here: Surroundings, plan: NetworkConfig, tmp_path: Path
+    surroundings: Surroundings, plan: NetworkConfig, tmp_path: Path
 ) -> None:
     def uplink_state() -> tuple[str, str, str]:
         return (
-            ip(here.outer, "-o", "addr"),
-            run_inside(here.outer, "nft", "list", "ruleset"),
-            run_inside(here.outer, "sysctl", "net.ipv4.ip_forward"),
+            ip(surroundings.outer, "-o", "addr"),
+            run_inside(surroundings.outer, "nft", "list", "ruleset"),
+            run_inside(surroundings.outer, "sysctl", "net.ipv4.ip_forward"),
         )
 
     before = uplink_state()
@@ -188,16 +188,19 @@ async def test_removal_leaves_nothing(
     await network.remove()
     await network.remove()
     assert uplink_state() == before
-    assert not namespaces.path_of(here.vm).exists()
+    assert not namespaces.path_of(surroundings.vm).exists()
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-async def test_stale_outer_interface_is_replaced(here: Surroundings, plan: NetworkConfig) -> None:
-    ip(here.outer, "link", "add", plan.outer_uplink, "type", "veth", "peer", "name", "other")
+async def test_stale_outer_interface_is_replaced(
+    surroundings: Surroundings, plan: NetworkConfig
+) -> None:
+    uplink = plan.outer_uplink
+    ip(surroundings.outer, "link", "add", uplink, "type", "veth", "peer", "name", "other")
     network = Network(plan)
     await network.ensure()
-    assert "uplink0" in ip(here.vm, "link")
-    assert "other" not in ip(here.outer, "link")
+    assert "uplink0" in ip(surroundings.vm, "link")
+    assert "other" not in ip(surroundings.outer, "link")
     await network.remove()
 
 
@@ -220,12 +223,12 @@ asyncio.run(main())
 
 
 async def test_uplink_ends_in_agent_namespace_by_default(
-    here: Surroundings, plan: NetworkConfig, tmp_path: Path
+    surroundings: Surroundings, plan: NetworkConfig, tmp_path: Path
 ) -> None:
-    before = ip(here.outer, "-br", "link")
-    command = ["nsenter", f"--net={namespaces.path_of(here.outer)}", sys.executable, "-c"]
+    before = ip(surroundings.outer, "-br", "link")
+    command = ["nsenter", f"--net={namespaces.path_of(surroundings.outer)}", sys.executable, "-c"]
     agent = subprocess.Popen(
-        [*command, UNNAMED_UPLINK, here.vm, str(tmp_path)],
+        [*command, UNNAMED_UPLINK, surroundings.vm, str(tmp_path)],
         env={**os.environ, "PYTHONPATH": str(Path(polydev.__file__).parents[1])},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -233,11 +236,11 @@ async def test_uplink_ends_in_agent_namespace_by_default(
     )
     assert agent.stdout is not None
     assert agent.stdout.readline() == "ready\n"
-    assert plan.outer_uplink in ip(here.outer, "link")
+    assert plan.outer_uplink in ip(surroundings.outer, "link")
     network = Network(plan)
-    machine = FakeMachine(here.vm, await network.attach(A, UID))
+    machine = FakeMachine(surroundings.vm, await network.attach(A, UID))
     machine.settle()
-    with here.listen(here.world, WORLD, PORT) as world:
+    with surroundings.listen(surroundings.world, WORLD, PORT) as world:
         machine.send(machine.udp(WORLD, PORT, b"hello"))
         assert world.recv(100) == b"hello"
     machine.close()
@@ -245,17 +248,19 @@ async def test_uplink_ends_in_agent_namespace_by_default(
     await network.close()
     agent.communicate("end\n", timeout=60)
     assert agent.returncode == 0
-    assert ip(here.outer, "-br", "link") == before
-    assert run_inside(here.outer, "sysctl", "-n", "net.ipv4.ip_forward").strip() == "0"
+    assert ip(surroundings.outer, "-br", "link") == before
+    assert run_inside(surroundings.outer, "sysctl", "-n", "net.ipv4.ip_forward").strip() == "0"
 
 
 # -- dialling in ----------------------------------------------------------------------------------
 
 
-async def test_dial_reaches_the_namespaces_loopback(here: Surroundings, network: Network) -> None:
+async def test_dial_reaches_the_namespaces_loopback(
+    surroundings: Surroundings, network: Network
+) -> None:
     own = Path("/proc/self/ns/net").readlink()
-    with here.listen_tcp(here.vm, "127.0.0.1", 22005) as listener:
-        sock = await dial(here.vm, "127.0.0.1", 22005)
+    with surroundings.listen_tcp(surroundings.vm, "127.0.0.1", 22005) as listener:
+        sock = await dial(surroundings.vm, "127.0.0.1", 22005)
         accepted, _ = listener.accept()
         with sock, contextlib.closing(accepted):
             assert sock.getblocking() is False
@@ -266,8 +271,10 @@ async def test_dial_reaches_the_namespaces_loopback(here: Surroundings, network:
         outside.connect(("127.0.0.1", 22005))
 
 
-async def test_dial_reports_a_refused_connection(here: Surroundings, network: Network) -> None:
+async def test_dial_reports_a_refused_connection(
+    surroundings: Surroundings, network: Network
+) -> None:
     with pytest.raises(ChannelLost):
-        await dial(here.vm, "127.0.0.1", 22005)
+        await dial(surroundings.vm, "127.0.0.1", 22005)
     with pytest.raises(NetworkFailed):
         await dial("pdt-no-such-namespace", "127.0.0.1", 22005)

@@ -45,7 +45,7 @@ class Faults:
     hang_at: str | None = None
     hanging: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def here(self, step: str) -> None:
+    async def reach(self, step: str) -> None:
         if step == self.hang_at:
             self.hanging.set()
             await asyncio.Event().wait()
@@ -76,7 +76,7 @@ class SleepingVmm:
         self._ended.set()
 
     async def wait_ready(self) -> None:
-        await self._faults.here("ready")
+        await self._faults.reach("ready")
 
     async def open_channel(self) -> socket.socket:
         raise AssertionError("there is no guest")
@@ -85,22 +85,22 @@ class SleepingVmm:
         os.kill(self.pid, signal.SIGTERM)
 
     async def save(self, sink: SnapshotSink) -> None:
-        await self._faults.here("pause")
+        await self._faults.reach("pause")
         os.kill(self.pid, signal.SIGSTOP)
         memory = self._driver.memories[self.pid]
         for start in range(0, len(memory), 1_000_000):
-            await self._faults.here("save")
+            await self._faults.reach("save")
             await sink.write(memory[start : start + 1_000_000])
 
     async def resume(self) -> None:
-        await self._faults.here("resume")
+        await self._faults.reach("resume")
         if self._ended.is_set():
             raise VmmFailed("It has ended")
         assert not (self._folder / "memory.saved").exists(), "its memory would be used twice"
         os.kill(self.pid, signal.SIGCONT)
 
     async def kill(self) -> None:
-        await self._faults.here("kill")
+        await self._faults.reach("kill")
         if not self._ended.is_set():
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
             await self._ended.wait()
@@ -128,7 +128,7 @@ class SleepingDriver:
         return Probe(usable=True, accelerator="none", reason="")
 
     async def launch(self, spec: LaunchSpec) -> RunningVmm:
-        await self._faults.here("launch")
+        await self._faults.reach("launch")
         (spec.folder / "console.log").write_bytes(b"boot\x1b[2J\x07 of a machine\n" * 20)
         return self._started(spec, b"")
 
@@ -136,10 +136,10 @@ class SleepingDriver:
         return f"memory: {spec.memory_mib}\n"
 
     async def restore(self, spec: LaunchSpec, source: SnapshotSource) -> RunningVmm:
-        await self._faults.here("restore")
+        await self._faults.reach("restore")
         memory = b""
         while piece := await source.read():
-            await self._faults.here("load")
+            await self._faults.reach("load")
             memory += piece
         vmm = self._started(spec, memory)
         os.kill(vmm.pid, signal.SIGSTOP)
@@ -181,7 +181,7 @@ class InMemoryNetwork:
         self.attachments: dict[str, Attachment] = {}
 
     async def attach(self, vm_id: str, uid: int) -> Attachment:
-        await self._faults.here("attach")
+        await self._faults.reach("attach")
         used = {int(attachment.tap.removeprefix("pd")) for attachment in self.attachments.values()}
         index = next(number for number in range(5, 250) if number not in used)
         attachment = Attachment(
@@ -195,7 +195,7 @@ class InMemoryNetwork:
         return self.attachments.setdefault(vm_id, attachment)
 
     async def rename(self, vm_id: str, new_vm_id: str) -> None:
-        await self._faults.here("rename")
+        await self._faults.reach("rename")
         self.attachments[new_vm_id] = self.attachments.pop(vm_id)
 
     async def detach(self, vm_id: str) -> None:
@@ -288,12 +288,12 @@ class FaultyProvisioner(BareProvisioner):
         self._faults = faults
 
     async def boot_files(self, kind: MachineKind) -> BootImages:
-        await self._faults.here("boot_files")
+        await self._faults.reach("boot_files")
         return await super().boot_files(kind)
 
     async def make_disk(self, folder: MachineFolder, record: MachineRecord) -> None:
         await super().make_disk(folder, record)
-        await self._faults.here("make_disk")
+        await self._faults.reach("make_disk")
 
     async def write_config(
         self,
@@ -303,10 +303,10 @@ class FaultyProvisioner(BareProvisioner):
         nonce: str,
     ) -> None:
         await super().write_config(folder, record, attachment, nonce)
-        await self._faults.here("write_config")
+        await self._faults.reach("write_config")
 
     async def channel(self, folder: MachineFolder, vmm: RunningVmm) -> NoGuestChannel:
-        await self._faults.here("channel")
+        await self._faults.reach("channel")
         return await super().channel(folder, vmm)
 
 

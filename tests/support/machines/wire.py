@@ -95,29 +95,30 @@ class Surroundings:
 
 
 @contextlib.contextmanager
-def surroundings() -> Iterator[Surroundings]:
+def create_surroundings() -> Iterator[Surroundings]:
     tag = f"pdt-{secrets.token_hex(3)}"
-    here = Surroundings(vm=f"{tag}-vm", outer=f"{tag}-outer", world=f"{tag}-world")
+    surroundings = Surroundings(vm=f"{tag}-vm", outer=f"{tag}-outer", world=f"{tag}-world")
     try:
-        for name in (here.outer, here.world):
+        for name in (surroundings.outer, surroundings.world):
             namespaces.create(name)
             ip(name, "link", "set", "lo", "up")
-        _join(here)
-        yield here
+        _join(surroundings)
+        yield surroundings
     finally:
-        for name in (here.vm, here.outer, here.world):
+        for name in (surroundings.vm, surroundings.outer, surroundings.world):
             namespaces.remove(name)
 
 
-def _join(here: Surroundings) -> None:
-    ip(here.outer, "link", "add", "out", "type", "veth", "peer", "name", "in", "netns", here.world)
-    for name, device, address in ((here.outer, "out", HOST), (here.world, "in", WORLD)):
+def _join(surroundings: Surroundings) -> None:
+    outer, world = surroundings.outer, surroundings.world
+    ip(outer, "link", "add", "out", "type", "veth", "peer", "name", "in", "netns", world)
+    for name, device, address in ((outer, "out", HOST), (world, "in", WORLD)):
         ip(name, "addr", "add", f"{address}/24", "dev", device)
         ip(name, "link", "set", device, "up")
     for address in PRIVATE:
-        ip(here.world, "addr", "add", f"{address}/32", "dev", "lo")
-    ip(here.outer, "route", "add", "default", "via", WORLD)
-    ip(here.world, "route", "add", "192.168.100.0/24", "via", HOST)
+        ip(world, "addr", "add", f"{address}/32", "dev", "lo")
+    ip(outer, "route", "add", "default", "via", WORLD)
+    ip(world, "route", "add", "192.168.100.0/24", "via", HOST)
 
 
 class FakeMachine:

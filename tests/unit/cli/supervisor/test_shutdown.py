@@ -33,13 +33,13 @@ async def test_new_processes_are_killed_too(netns: str, monkeypatch: pytest.Monk
     living = [sleeper(netns)]
     listed = shutdown._pids_in
 
-    def list_just_before_one_is_born(netns: str) -> list[int]:
+    def list_then_start_one(netns: str) -> list[int]:
         pids = listed(netns)
         if len(living) == 1:
             living.append(sleeper(netns))
         return pids
 
-    monkeypatch.setattr(shutdown, "_pids_in", list_just_before_one_is_born)
+    monkeypatch.setattr(shutdown, "_pids_in", list_then_start_one)
     await shutdown.kill_in_namespace(netns)
     assert listed(netns) == []
     assert [it.wait(10) for it in living] == [-9, -9]

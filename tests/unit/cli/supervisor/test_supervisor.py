@@ -20,19 +20,19 @@ SAY = "print('{message}', flush=True); "
 FOREVER = "import time; time.sleep(600)"
 
 
-class Heard:
+class EventRecorder:
     """Recorded events, and a way to wait for one."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
         self._more = asyncio.Event()
-        self.listener = Listener(self._hear, self._hear)
+        self.listener = Listener(self._record, self._record)
 
-    def _hear(self, name: str, line: str) -> None:
+    def _record(self, name: str, line: str) -> None:
         self.lines.append(f"{name}: {line}")
         self._more.set()
 
-    async def until(self, message: str) -> str:
+    async def wait_for(self, message: str) -> str:
         async with asyncio.timeout(120):
             while not (found := [line for line in self.lines if message in line]):
                 self._more.clear()
@@ -50,31 +50,31 @@ def program(folder: Path, name: str, code: str, *, ready: bool = True) -> Progra
 
 
 async def test_output_is_logged_and_forwarded(tmp_path: Path) -> None:
-    heard = Heard()
+    recorder = EventRecorder()
     talker = program(tmp_path, "talker", SAY.format(message="here I am") + FOREVER)
-    supervising = asyncio.create_task(supervise([talker], heard.listener))
-    assert await heard.until("here I am") == "talker: here I am"
+    supervising = asyncio.create_task(supervise([talker], recorder.listener))
+    assert await recorder.wait_for("here I am") == "talker: here I am"
     supervising.cancel()
     await asyncio.wait({supervising})
     assert (tmp_path / "talker.log").read_text() == "here I am\n"
 
 
 async def test_dead_program_is_restarted(tmp_path: Path) -> None:
-    heard = Heard()
+    recorder = EventRecorder()
     code = f"import os; print('pid', os.getpid(), flush=True); {FOREVER}"
     supervising = asyncio.create_task(
-        supervise([program(tmp_path, "mortal", code)], heard.listener)
+        supervise([program(tmp_path, "mortal", code)], recorder.listener)
     )
-    first = int((await heard.until("pid")).split()[-1])
+    first = int((await recorder.wait_for("pid")).split()[-1])
     os.kill(first, signal.SIGKILL)
-    heard.lines.remove(f"mortal: pid {first}")
-    assert "killed by SIGKILL" in await heard.until("restarting in")
-    assert int((await heard.until("pid")).split()[-1]) != first
+    recorder.lines.remove(f"mortal: pid {first}")
+    assert "killed by SIGKILL" in await recorder.wait_for("restarting in")
+    assert int((await recorder.wait_for("pid")).split()[-1]) != first
     supervising.cancel()
     await asyncio.wait({supervising})
 
 
-def what_may_be_spared() -> str:
+def protected_oom_score() -> str:
     """OOM score of a protected program; lower only if this user may set it."""
     with subprocess.Popen(["sleep", "100"]) as bystander:
         score = Path(f"/proc/{bystander.pid}/oom_score_adj")
@@ -86,12 +86,12 @@ def what_may_be_spared() -> str:
 
 
 async def test_oom_protection_is_set_where_allowed(tmp_path: Path) -> None:
-    heard = Heard()
+    recorder = EventRecorder()
     code = f"import os; print('pid', os.getpid(), flush=True); {FOREVER}"
     spared = replace(program(tmp_path, "spared", code), is_oom_protected=True)
-    supervising = asyncio.create_task(supervise([spared], heard.listener))
-    pid = int((await heard.until("pid")).split()[-1])
-    assert Path(f"/proc/{pid}/oom_score_adj").read_text() == what_may_be_spared()
+    supervising = asyncio.create_task(supervise([spared], recorder.listener))
+    pid = int((await recorder.wait_for("pid")).split()[-1])
+    assert Path(f"/proc/{pid}/oom_score_adj").read_text() == protected_oom_score()
     supervising.cancel()
     await asyncio.wait({supervising})
 
@@ -99,13 +99,13 @@ async def test_oom_protection_is_set_where_allowed(tmp_path: Path) -> None:
 async def test_exit_before_ready_stops_everything(
     tmp_path: Path,
 ) -> None:
-    heard = Heard()
+    recorder = EventRecorder()
     steady = program(
         tmp_path, "steady", f"import os; print('pid', os.getpid(), flush=True); {FOREVER}"
     )
 
     async def has_printed_pid() -> bool:
-        return any("pid" in line for line in heard.lines)
+        return any("pid" in line for line in recorder.lines)
 
     steady = replace(steady, is_ready=has_printed_pid)
     wrong = program(
@@ -113,8 +113,8 @@ async def test_exit_before_ready_stops_everything(
     )
     expected = r"wrong exited during startup.*exit code 3\): KEY is not usable"
     with pytest.raises(Failed, match=expected):
-        await supervise([steady, wrong], heard.listener)
-    pid = int((await heard.until("pid")).split()[-1])
+        await supervise([steady, wrong], recorder.listener)
+    pid = int((await recorder.wait_for("pid")).split()[-1])
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
@@ -123,10 +123,12 @@ async def test_program_that_ignores_sigterm_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("polydev.cli.supervisor.supervisor.GRACE_S", 0.3)
-    heard = Heard()
+    recorder = EventRecorder()
     code = f"import signal; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); {FOREVER}"
-    supervising = asyncio.create_task(supervise([program(tmp_path, "deaf", code)], heard.listener))
-    await heard.until("deaf: deaf")
+    supervising = asyncio.create_task(
+        supervise([program(tmp_path, "deaf", code)], recorder.listener)
+    )
+    await recorder.wait_for("deaf: deaf")
     supervising.cancel()
     _, pending = await asyncio.wait({supervising}, timeout=30)
     assert not pending

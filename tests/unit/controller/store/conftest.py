@@ -40,7 +40,7 @@ async def filled(filled_url: str, tmp_path: Path) -> AsyncIterator[Database]:
 
 
 @pytest.fixture(scope="module")
-def all_there_was(filled_url: str) -> dict[str, list[str]]:
+def others_rows(filled_url: str) -> dict[str, list[str]]:
     """All rows that are not Ben's."""
 
     async def look() -> dict[str, list[str]]:

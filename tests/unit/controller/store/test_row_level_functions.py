@@ -56,11 +56,11 @@ _OTHERS: dict[Any, Any] = {
 }
 
 
-def _anns(kind: Any, name: str) -> Any:  # noqa: PLR0911
+def _argument_of_ann(kind: Any, name: str) -> Any:  # noqa: PLR0911
     """Return an argument that an attacker on Ann's rows would pass."""
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        return _anns(next(part for part in parts if part is not types.NoneType), name)
+        return _argument_of_ann(next(part for part in parts if part is not types.NoneType), name)
     if kind is UserId or name in ("user_id", "owner"):
         return ANN
     if kind in _OTHERS or name in _OTHERS:
@@ -70,21 +70,21 @@ def _anns(kind: Any, name: str) -> Any:  # noqa: PLR0911
     if origin is not None and issubclass(origin, Mapping):
         return {}
     if origin is tuple:
-        return tuple(_anns(part, name) for part in parts if part is not Ellipsis)
+        return tuple(_argument_of_ann(part, name) for part in parts if part is not Ellipsis)
     if origin is not None and issubclass(origin, Iterable):
-        one = [_anns(parts[0], name)]
+        one = [_argument_of_ann(parts[0], name)]
         return frozenset(one) if issubclass(origin, Set) else one
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         fields = [field.name for field in dataclasses.fields(kind)]
-        return kind(**{field: _anns(hints[field], field) for field in fields})
+        return kind(**{field: _argument_of_ann(hints[field], field) for field in fields})
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return next(iter(kind))
     assert kind in (str, Any), f"add an argument to _OTHERS for a {kind}"
     return f"ann-{name}"
 
 
-def _anns_arguments(function: Callable[..., Any]) -> tuple[list[Any], dict[str, Any]]:
+def _arguments_of_ann(function: Callable[..., Any]) -> tuple[list[Any], dict[str, Any]]:
     hints = typing.get_type_hints(function)
     values: list[Any] = []
     named: dict[str, Any] = {}
@@ -95,9 +95,9 @@ def _anns_arguments(function: Callable[..., Any]) -> tuple[list[Any], dict[str, 
             dated = "datetime" in str(hints[name])
             named |= {"expires_at": AT} if dated else {"status": "failed"}
         elif parameter.kind is parameter.KEYWORD_ONLY:
-            named[name] = _anns(hints[name], name)
+            named[name] = _argument_of_ann(hints[name], name)
         else:
-            values.append(_anns(hints[name], name))
+            values.append(_argument_of_ann(hints[name], name))
     return values, named
 
 
@@ -109,9 +109,9 @@ def test_queries_are_found() -> None:
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 async def test_no_query_reaches_rows_of_other_users(
-    filled: Database, all_there_was: dict[str, list[str]], name: str
+    filled: Database, others_rows: dict[str, list[str]], name: str
 ) -> None:
-    values, named = _anns_arguments(FUNCTIONS[name])
+    values, named = _arguments_of_ann(FUNCTIONS[name])
     result: object = None
     refused: Exception | None = None
     async with filled.write(BEN) as connection:
@@ -121,13 +121,13 @@ async def test_no_query_reaches_rows_of_other_users(
         except (SQLAlchemyError, PolydevError) as error:
             refused = error
         raw = await connection.get_raw_connection()
-        assert await rows_of_others(cast(Raw, raw.driver_connection)) == all_there_was
+        assert await rows_of_others(cast(Raw, raw.driver_connection)) == others_rows
         await connection.rollback()
-    assert refused is None or _is_no_right_or_nothing_there(refused), refused
+    assert refused is None or _is_refused_or_not_found(refused), refused
     assert "ann" not in repr(result)
 
 
-def _is_no_right_or_nothing_there(error: Exception) -> bool:
+def _is_refused_or_not_found(error: Exception) -> bool:
     cause = getattr(error, "orig", None)
     nothing_there = isinstance(error, Missing | NoResultFound)
     return nothing_there or getattr(cause, "sqlstate", None) == NO_RIGHT

@@ -89,7 +89,7 @@ async def test_rows_of_others_cannot_be_read(as_ben: Acting, name: str) -> None:
 
 @pytest.mark.parametrize("name", TABLES)
 async def test_rows_of_others_cannot_be_changed_or_deleted(
-    as_ben: Acting, all_there_was: dict[str, list[str]], name: str
+    as_ben: Acting, others_rows: dict[str, list[str]], name: str
 ) -> None:
     table, owner = TABLES[name], owner_of(TABLES[name])
     anns = "true" if owner is None else f"{owner} = 'ann'"
@@ -109,7 +109,7 @@ async def test_rows_of_others_cannot_be_changed_or_deleted(
                 given = await try_statement(raw, f"UPDATE {name} SET {column} = 'ann'")
                 assert not given or isinstance(given, str)
         await try_statement(raw, f"DELETE FROM {name}")
-        assert await rows_of_others(raw) == all_there_was
+        assert await rows_of_others(raw) == others_rows
 
 
 @pytest.mark.parametrize("name", OWNED)

@@ -102,7 +102,7 @@ async def test_broken_collector_does_not_slow_the_controller(
     with running_collector() as collector:
         collector.status = 400
         url = collector.url if trouble == "refuses" else "http://127.0.0.1:9/v1/traces"
-        async with _silent() as silent:
+        async with _SilentServer() as silent:
             if trouble == "hangs":
                 url = silent
             async with traces.export_traces(url, SecretStr(f"authorization=Bearer {SECRET}"), 1):
@@ -117,7 +117,7 @@ async def test_broken_collector_does_not_slow_the_controller(
     assert not _left(collector)
 
 
-class _silent:  # noqa: N801 - used as a context
+class _SilentServer:
     """A server that accepts connections and never answers."""
 
     async def __aenter__(self) -> str:

@@ -104,31 +104,31 @@ async def machines(host: SimulatedHost) -> AsyncIterator[MachineService]:
     await machines.close()
 
 
-async def made(machines: MachineService) -> str:
+async def create_machine(machines: MachineService) -> str:
     """Create a machine with data in memory and on its disk."""
     vm_id = new_vm_id()
-    await machines.create(asked(vm_id))
-    await wrote(machines, vm_id, IN_MEMORY, ON_DISK)
+    await machines.create(create_request(vm_id))
+    await write_files(machines, vm_id, IN_MEMORY, ON_DISK)
     return vm_id
 
 
-def asked(vm_id: str) -> CreateMachine:
+def create_request(vm_id: str) -> CreateMachine:
     return CreateMachine(
         vm_id=vm_id, machine_kind=MachineKind.CLI, memory_mib=512, vcpus=1, disk_mib=64
     )
 
 
-async def wrote(machines: MachineService, vm_id: str, *paths: str) -> None:
+async def write_files(machines: MachineService, vm_id: str, *paths: str) -> None:
     files = [WireFile.of(GuestFile(path, b"here")) for path in paths]
     await machines.write_files(WriteFiles(vm_id=vm_id, files=files))
 
 
-def saved(machines: MachineService, vm_id: str) -> Path:
+def memory_path(machines: MachineService, vm_id: str) -> Path:
     return machines._host.folder(vm_id).memory
 
 
 async def test_resumed_machine_keeps_its_memory(machines: MachineService) -> None:
-    vm_id = await made(machines)
+    vm_id = await create_machine(machines)
     before = machines.view(vm_id)
     hibernated = await perform(machines, HibernateMachine(vm_id=vm_id))
     assert hibernated is not None
@@ -138,7 +138,7 @@ async def test_resumed_machine_keeps_its_memory(machines: MachineService) -> Non
         before.ip_address,
         before.mac,
     )
-    assert hibernated.memory_on_disk_bytes == saved(machines, vm_id).stat().st_size > 0
+    assert hibernated.memory_on_disk_bytes == memory_path(machines, vm_id).stat().st_size > 0
     assert machines.vmm_pids() == {}
     assert await machines.hibernate(vm_id) == hibernated
 
@@ -151,7 +151,7 @@ async def test_resumed_machine_keeps_its_memory(machines: MachineService) -> Non
         "",
     )
     assert (resumed.memory_on_disk_bytes, resumed.ip_address) == (0, before.ip_address)
-    assert not saved(machines, vm_id).exists()
+    assert not memory_path(machines, vm_id).exists()
     assert await machines.read_file(vm_id, IN_MEMORY, 10) == b"here"
     assert await machines.read_file(vm_id, "/run/awake_since", 100)
 
@@ -159,7 +159,7 @@ async def test_resumed_machine_keeps_its_memory(machines: MachineService) -> Non
 async def test_restarted_agent_resumes_a_machine(
     host: SimulatedHost, machines: MachineService
 ) -> None:
-    vm_id = await made(machines)
+    vm_id = await create_machine(machines)
     hibernated = await machines.hibernate(vm_id)
     await machines.close()
     again = await host.agent()
@@ -172,24 +172,24 @@ async def test_restarted_agent_resumes_a_machine(
 
 
 async def test_create_and_start_resume_a_hibernated_machine(machines: MachineService) -> None:
-    for wake in (made_again, started):
-        vm_id = await made(machines)
+    for wake in (create_again, start):
+        vm_id = await create_machine(machines)
         await machines.hibernate(vm_id)
         view = await wake(machines, vm_id)
         assert view.wake is not None
         assert view.wake.how == "resumed"
 
 
-async def made_again(machines: MachineService, vm_id: str) -> MachineView:
-    return await machines.create(asked(vm_id))
+async def create_again(machines: MachineService, vm_id: str) -> MachineView:
+    return await machines.create(create_request(vm_id))
 
 
-async def started(machines: MachineService, vm_id: str) -> MachineView:
+async def start(machines: MachineService, vm_id: str) -> MachineView:
     return await machines.start(vm_id, 10)
 
 
 async def test_stopped_machine_boots_without_a_reason(machines: MachineService) -> None:
-    vm_id = await made(machines)
+    vm_id = await create_machine(machines)
     assert machines.view(vm_id).wake is None
     await machines.stop(vm_id)
     with pytest.raises(MachineBusy, match="is stopped"):
@@ -203,11 +203,11 @@ async def test_stopped_machine_boots_without_a_reason(machines: MachineService) 
 
 
 async def test_stop_discards_hibernated_memory(machines: MachineService) -> None:
-    vm_id = await made(machines)
+    vm_id = await create_machine(machines)
     await machines.hibernate(vm_id)
     stopped = await machines.stop(vm_id)
     assert (stopped.state, stopped.memory_on_disk_bytes) == (MachineState.STOPPED, 0)
-    assert not saved(machines, vm_id).exists()
+    assert not memory_path(machines, vm_id).exists()
     assert await machines.read_file(vm_id, ON_DISK, 10) == b"here"
     resumed = await machines.start(vm_id, 10)
     assert resumed.wake is not None
@@ -217,7 +217,7 @@ async def test_stop_discards_hibernated_memory(machines: MachineService) -> None
 async def test_destroyed_hibernated_machine_leaves_nothing(
     host: SimulatedHost, machines: MachineService
 ) -> None:
-    vm_id = await made(machines)
+    vm_id = await create_machine(machines)
     await machines.hibernate(vm_id)
     await machines.destroy(vm_id)
     assert list((host.root / "machines").iterdir()) == []
@@ -225,10 +225,10 @@ async def test_destroyed_hibernated_machine_leaves_nothing(
 
 
 async def test_disk_of_a_hibernated_machine_is_not_changed(machines: MachineService) -> None:
-    vm_id = await made(machines)
+    vm_id = await create_machine(machines)
     await machines.hibernate(vm_id)
     for doing in (
-        wrote(machines, vm_id, ON_DISK),
+        write_files(machines, vm_id, ON_DISK),
         machines.remove_files(RemoveFiles(vm_id=vm_id, paths=[ON_DISK])),
         machines.read_file(vm_id, ON_DISK, 10),
         machines.exec(vm_id, ExecRequest(argv=["true"])),
@@ -242,29 +242,29 @@ async def test_disk_of_a_hibernated_machine_is_not_changed(machines: MachineServ
 async def test_hibernated_machine_keeps_its_address_and_is_not_swept(
     host: SimulatedHost, machines: MachineService
 ) -> None:
-    vm_id = await made(machines)
+    vm_id = await create_machine(machines)
     await machines.hibernate(vm_id)
     swept = await machines.sweep()
     assert swept.folders == swept.addresses == swept.processes == []
     seen = await machines.inventory()
     assert (seen.machines, seen.folders, seen.processes) == ([vm_id], [vm_id], {})
     assert seen.addresses == {vm_id: machines.view(vm_id).ip_address}
-    other = await made(machines)
+    other = await create_machine(machines)
     assert machines.view(other).ip_address != machines.view(vm_id).ip_address
 
 
 # Unusable memory ----------------------------------------------------------------------------------
 
 
-def lose_the_key(host: SimulatedHost, path: Path) -> None:
+def delete_memory_key(host: SimulatedHost, path: Path) -> None:
     shutil.rmtree(host.keys)
 
 
-def cut_off(host: SimulatedHost, path: Path) -> None:
+def truncate(host: SimulatedHost, path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def take_anothers(host: SimulatedHost, path: Path) -> None:
+def overwrite(host: SimulatedHost, path: Path) -> None:
     path.write_bytes(b"of another kind")
 
 
@@ -272,36 +272,36 @@ def upgrade(host: SimulatedHost, path: Path) -> None:
     host.fingerprint = "simulation: 2\n"
 
 
-def move_the_network(host: SimulatedHost, path: Path) -> None:
+def change_address(host: SimulatedHost, path: Path) -> None:
     vm_id = path.parent.name
     attachment = host.network.attachments[vm_id]
     host.network.attachments[vm_id] = replace(attachment, address="192.168.100.99")
 
 
 @pytest.mark.parametrize(
-    ("happens", "reason"),
+    ("damage", "reason"),
     [
-        (lose_the_key, "restarted"),
-        (cut_off, "damaged"),
-        (take_anothers, "damaged"),
+        (delete_memory_key, "restarted"),
+        (truncate, "damaged"),
+        (overwrite, "damaged"),
         (upgrade, "saved: simulation"),
-        (move_the_network, "network has changed"),
+        (change_address, "network has changed"),
     ],
 )
 async def test_unusable_memory_is_discarded_and_the_boot_gives_the_reason(
     host: SimulatedHost,
     machines: MachineService,
-    happens: Callable[[SimulatedHost, Path], None],
+    damage: Callable[[SimulatedHost, Path], None],
     reason: str,
 ) -> None:
-    vm_id = await made(machines)
+    vm_id = await create_machine(machines)
     await machines.hibernate(vm_id)
-    happens(host, saved(machines, vm_id))
+    damage(host, memory_path(machines, vm_id))
     view = await machines.start(vm_id, 10)
     assert view.wake is not None
     assert (view.state, view.wake.how) == (MachineState.RUNNING, "booted")
     assert reason in view.wake.reason
-    assert not saved(machines, vm_id).exists()
+    assert not memory_path(machines, vm_id).exists()
     assert await machines.read_file(vm_id, ON_DISK, 10) == b"here"
     with pytest.raises(NoSuchFile):
         await machines.read_file(vm_id, IN_MEMORY, 10)
@@ -315,7 +315,7 @@ async def test_unusable_memory_is_discarded_and_the_boot_gives_the_reason(
 async def test_unresponsive_resumed_guest_is_booted(
     host: SimulatedHost, machines: MachineService
 ) -> None:
-    vm_id = await made(machines)
+    vm_id = await create_machine(machines)
     await machines.hibernate(vm_id)
     host.goes_on, host.wake_limit_s = False, 0.5  # for the resume; there is time to boot
     another = await host.agent()
@@ -329,10 +329,10 @@ async def test_unresponsive_resumed_guest_is_booted(
 async def test_missing_memory_file_is_reported_at_boot(
     host: SimulatedHost, machines: MachineService
 ) -> None:
-    vm_id = await made(machines)
+    vm_id = await create_machine(machines)
     await machines.hibernate(vm_id)
     await machines.close()
-    saved(machines, vm_id).unlink()
+    memory_path(machines, vm_id).unlink()
     again = await host.agent()
     assert again.view(vm_id).state is MachineState.STOPPED
     view = await again.start(vm_id, 10)
@@ -344,7 +344,7 @@ async def test_missing_memory_file_is_reported_at_boot(
 async def test_host_failure_leaves_a_machine_hibernated(
     host: SimulatedHost, machines: MachineService
 ) -> None:
-    vm_id = await made(machines)
+    vm_id = await create_machine(machines)
     hibernated = await machines.hibernate(vm_id)
     host.faults.fail_at, host.faults.error = "attach", NetworkFailed("no network")
     with pytest.raises(NetworkFailed):
@@ -359,7 +359,7 @@ async def test_host_failure_leaves_a_machine_hibernated(
 async def test_machine_runs_on_if_the_key_has_no_folder(
     host: SimulatedHost, machines: MachineService
 ) -> None:
-    vm_id = await made(machines)
+    vm_id = await create_machine(machines)
     host.keys.write_text("no folder")
     with pytest.raises(Failed):
         await perform_as_asked(machines, HibernateMachine(vm_id=vm_id))

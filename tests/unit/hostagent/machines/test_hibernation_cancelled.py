@@ -59,7 +59,7 @@ class Cut(Faults):
         if self.count - 1 == self.at or (self.stays and self.count - 1 > self.at):
             self.do()
 
-    async def here(self, step: str) -> None:
+    async def reach(self, step: str) -> None:
         self.point(step)
         await asyncio.sleep(0)
 

@@ -44,7 +44,7 @@ async def machines(world: World) -> AsyncIterator[MachineService]:
     await machines.close()
 
 
-async def after_death(machines: MachineService, world: World) -> MachineService:
+async def restart_agent(machines: MachineService, world: World) -> MachineService:
     """Start an agent after another one was killed."""
     await machines.close()
     again = MachineService(world.host())
@@ -52,12 +52,12 @@ async def after_death(machines: MachineService, world: World) -> MachineService:
     return again
 
 
-def asked(vm_id: str | None = None, **changes: object) -> CreateMachine:
+def create_request(vm_id: str | None = None, **changes: object) -> CreateMachine:
     shape = {"machine_kind": MachineKind.CLI, "memory_mib": 512, "vcpus": 1, "disk_mib": 64}
     return CreateMachine.model_validate({"vm_id": vm_id or new_vm_id(), **shape, **changes})
 
 
-async def until(machines: MachineService, vm_id: str, state: MachineState) -> MachineView:
+async def wait_for_state(machines: MachineService, vm_id: str, state: MachineState) -> MachineView:
     async with asyncio.timeout(10):
         while machines.view(vm_id).state is not state:
             await asyncio.sleep(0.01)
@@ -67,7 +67,7 @@ async def until(machines: MachineService, vm_id: str, state: MachineState) -> Ma
 async def test_machine_is_created_listed_and_destroyed(
     machines: MachineService, world: World
 ) -> None:
-    view = await machines.create(asked(labels={"user_id": "ada"}))
+    view = await machines.create(create_request(labels={"user_id": "ada"}))
     assert view.state is MachineState.RUNNING
     assert (view.ip_address, view.labels) == ("192.168.100.5", {"user_id": "ada"})
     assert machines.views() == [view]
@@ -89,15 +89,15 @@ async def test_destroying_an_unknown_machine_succeeds(
 
 
 async def test_repeated_creation_returns_the_same_machine(machines: MachineService) -> None:
-    create = asked()
+    create = create_request()
     first, second = await asyncio.gather(machines.create(create), machines.create(create))
     assert first == second
     with pytest.raises(MachineBusy, match="another kind or size"):
-        await machines.create(asked(create.vm_id, memory_mib=1024))
+        await machines.create(create_request(create.vm_id, memory_mib=1024))
 
 
 async def test_machines_are_created_in_parallel(machines: MachineService) -> None:
-    views = await asyncio.gather(*(machines.create(asked()) for _ in range(12)))
+    views = await asyncio.gather(*(machines.create(create_request()) for _ in range(12)))
     assert len({view.ip_address for view in views}) == 12
     uids = {world_record.uid for world_record in machines._registry.records.values()}
     assert len(uids) == 12
@@ -117,7 +117,7 @@ async def test_failure_at_any_step_leaves_nothing(
 ) -> None:
     world.faults.fail_at, world.faults.error = step, error
     with pytest.raises(seen_as) as raised:
-        await machines.create(asked())
+        await machines.create(create_request())
     assert "secret detail" not in str(raised.value)
     assert machines.views() == []
     assert world.is_clean()
@@ -128,7 +128,7 @@ async def test_destroy_cancels_a_creation_at_any_step(
     machines: MachineService, world: World, step: str
 ) -> None:
     world.faults.hang_at = step
-    create = asked()
+    create = create_request()
     creating = asyncio.create_task(machines.create(create))
     await world.faults.hanging.wait()
     await machines.destroy(create.vm_id)
@@ -142,7 +142,7 @@ async def test_cancelled_creation_is_undone(
     machines: MachineService, world: World, step: str
 ) -> None:
     world.faults.hang_at = step
-    creating = asyncio.create_task(machines.create(asked()))
+    creating = asyncio.create_task(machines.create(create_request()))
     await world.faults.hanging.wait()
     creating.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -154,7 +154,7 @@ async def test_machine_that_is_never_ready_leaves_only_its_logs(
     machines: MachineService, world: World
 ) -> None:
     world.faults.hang_at = "ready"
-    create = asked(ready_timeout_s=0.2)
+    create = create_request(ready_timeout_s=0.2)
     with pytest.raises(MachineNotReady) as raised:
         await machines.create(create)
     console = machines.console_log(create.vm_id)
@@ -175,7 +175,7 @@ async def test_vmm_that_ends_before_its_channel_answers_fails_the_creation(
 
     monkeypatch.setattr(NoGuestChannel, "connect", never_answers)
     with pytest.raises(VmmFailed, match="ended before its channel answered"):
-        await machines.create(asked(ready_timeout_s=600))
+        await machines.create(create_request(ready_timeout_s=600))
     assert world.is_clean()
 
 
@@ -194,7 +194,7 @@ async def test_destroy_cancels_a_creation_that_waits_for_capacity(
 
     monkeypatch.setattr(machines.clones, "evict_standby", evict_standby)
     monkeypatch.setattr(machines.clones, "admit", admit)
-    create = asked()
+    create = create_request()
     creating = asyncio.create_task(machines.create(create))
     await waits.wait()
     async with asyncio.timeout(30):
@@ -226,7 +226,7 @@ async def test_console_symlink_is_not_followed(world: World) -> None:
 async def test_stopped_machine_keeps_its_address_and_starts_again(
     machines: MachineService, world: World
 ) -> None:
-    view = await machines.create(asked())
+    view = await machines.create(create_request())
     stopped = await machines.stop(view.vm_id)
     assert (stopped.state, stopped.pid, stopped.ip_address) == (
         MachineState.STOPPED,
@@ -240,14 +240,14 @@ async def test_stopped_machine_keeps_its_address_and_starts_again(
     assert (started.state, started.ip_address) == (MachineState.RUNNING, view.ip_address)
     assert await machines.start(view.vm_id, 10) == started
     await machines.stop(view.vm_id)
-    again = await machines.create(asked(view.vm_id))
+    again = await machines.create(create_request(view.vm_id))
     assert (again.state, again.ip_address) == (MachineState.RUNNING, view.ip_address)
 
 
 async def test_failed_start_leaves_the_machine_failed_and_startable(
     machines: MachineService, world: World
 ) -> None:
-    view = await machines.create(asked())
+    view = await machines.create(create_request())
     await machines.stop(view.vm_id)
     world.faults.fail_at, world.faults.error = "ready", failing_vmm()
     with pytest.raises(VmmFailed):
@@ -262,10 +262,10 @@ async def test_failed_start_leaves_the_machine_failed_and_startable(
 
 
 async def test_killed_vmm_is_recorded(machines: MachineService, world: World) -> None:
-    view = await machines.create(asked())
+    view = await machines.create(create_request())
     assert view.pid is not None
     os.kill(view.pid, signal.SIGKILL)
-    failed = await until(machines, view.vm_id, MachineState.FAILED)
+    failed = await wait_for_state(machines, view.vm_id, MachineState.FAILED)
     assert failed.error is not None
     assert "signal 9" in failed.error.message
     assert failed.ip_address == view.ip_address
@@ -275,12 +275,12 @@ async def test_killed_vmm_is_recorded(machines: MachineService, world: World) ->
 
 
 async def test_running_machines_are_adopted(machines: MachineService, world: World) -> None:
-    view = await machines.create(asked())
-    again = await after_death(machines, world)
+    view = await machines.create(create_request())
+    again = await restart_agent(machines, world)
     assert again.view(view.vm_id) == view
     assert view.pid is not None
     os.kill(view.pid, signal.SIGKILL)
-    ended = await until(again, view.vm_id, MachineState.FAILED)
+    ended = await wait_for_state(again, view.vm_id, MachineState.FAILED)
     assert ended.pid is None
     await again.destroy(view.vm_id)
     await again.close()
@@ -288,14 +288,14 @@ async def test_running_machines_are_adopted(machines: MachineService, world: Wor
 
 
 async def test_paused_running_machine_is_resumed(machines: MachineService, world: World) -> None:
-    view = await machines.create(asked())
+    view = await machines.create(create_request())
     assert view.pid is not None
     os.kill(view.pid, signal.SIGSTOP)
     stat = Path(f"/proc/{view.pid}/stat")
     async with asyncio.timeout(10):
         while stat.read_text().split()[2] != "T":
             await asyncio.sleep(0.01)
-    again = await after_death(machines, world)
+    again = await restart_agent(machines, world)
     assert again.view(view.vm_id).state is MachineState.RUNNING
     assert stat.read_text().split()[2] != "T"
     await again.destroy(view.vm_id)
@@ -305,7 +305,7 @@ async def test_paused_running_machine_is_resumed(machines: MachineService, world
 async def test_machine_that_ended_without_an_agent_is_stopped_with_a_reason(
     machines: MachineService, world: World
 ) -> None:
-    view = await machines.create(asked())
+    view = await machines.create(create_request())
     await machines.close()
     assert view.pid is not None
     os.kill(view.pid, signal.SIGKILL)
@@ -322,10 +322,10 @@ async def test_machine_that_ended_without_an_agent_is_stopped_with_a_reason(
 async def test_half_created_or_half_destroyed_machine_is_removed(
     machines: MachineService, world: World, state: MachineState
 ) -> None:
-    whole = await machines.create(asked())
-    half = await machines.create(asked())
+    whole = await machines.create(create_request())
+    half = await machines.create(create_request())
     await machines._registry.save(machines._registry.record(half.vm_id).updated(state=state))
-    again = await after_death(machines, world)
+    again = await restart_agent(machines, world)
     assert [view.vm_id for view in again.views()] == [whole.vm_id]
     assert world.network.attachments.keys() == {whole.vm_id}
     assert world.driver.find_orphans([]) == [whole.pid]
@@ -335,30 +335,30 @@ async def test_half_created_or_half_destroyed_machine_is_removed(
 async def test_orphaned_folders_processes_and_addresses_are_swept(
     machines: MachineService, world: World
 ) -> None:
-    whole = await machines.create(asked())
-    torn = await machines.create(asked())
+    whole = await machines.create(create_request())
+    torn = await machines.create(create_request())
     site = world.host()
     site.folder(torn.vm_id).record.write_text('{"vm_id": ')
     site.folder(new_vm_id()).path.mkdir()
-    again = await after_death(machines, world)
+    again = await restart_agent(machines, world)
     assert [view.vm_id for view in again.views()] == [whole.vm_id]
     assert world.driver.find_orphans([]) == [whole.pid]
     assert world.network.attachments.keys() == {whole.vm_id}
     left = {path.name for path in site.machines_dir.iterdir()}
     assert left == {whole.vm_id, torn.vm_id}  # an unreadable record may belong to a user's files
     with pytest.raises(MachineBusy, match="unreadable record"):
-        await again.create(asked(torn.vm_id))
+        await again.create(create_request(torn.vm_id))
     await again.destroy(torn.vm_id)
     assert [path.name for path in site.machines_dir.iterdir()] == [whole.vm_id]
     await again.close()
 
 
 async def test_interrupted_start_is_undone(machines: MachineService, world: World) -> None:
-    view = await machines.create(asked())
+    view = await machines.create(create_request())
     await machines._registry.save(
         machines._registry.record(view.vm_id).updated(state=MachineState.STOPPED)
     )
-    again = await after_death(machines, world)
+    again = await restart_agent(machines, world)
     assert again.view(view.vm_id).state is MachineState.STOPPED
     assert not world.driver.find_orphans([])
 
@@ -366,7 +366,7 @@ async def test_interrupted_start_is_undone(machines: MachineService, world: Worl
 async def test_destroy_removes_the_disk_even_if_the_network_fails(
     machines: MachineService, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    view = await machines.create(asked())
+    view = await machines.create(create_request())
 
     async def fails(vm_id: str) -> None:
         raise NetworkFailed("no network")
@@ -381,7 +381,7 @@ async def test_destroy_removes_the_disk_even_if_the_network_fails(
 
 
 async def test_token_is_stored_in_a_private_file(machines: MachineService, world: World) -> None:
-    view = await machines.create(asked(machine_kind=MachineKind.BROWSER, token="made-up"))
+    view = await machines.create(create_request(machine_kind=MachineKind.BROWSER, token="made-up"))
     folder = world.host().folder(view.vm_id)
     assert folder.read_token() == "made-up"
     assert folder.token.stat().st_mode & 0o777 == 0o600
@@ -389,6 +389,6 @@ async def test_token_is_stored_in_a_private_file(machines: MachineService, world
 
 
 async def test_machine_without_a_guest_does_not_answer(machines: MachineService) -> None:
-    view = await machines.create(asked())
+    view = await machines.create(create_request())
     with pytest.raises(ChannelLost):
         await machines.open_tcp(view.vm_id, 80)

@@ -34,7 +34,7 @@ async def store(postgresql_url: str, tmp_path: Path) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-async def another(postgresql_url: str, tmp_path: Path) -> AsyncIterator[Database]:
+async def other_store(postgresql_url: str, tmp_path: Path) -> AsyncIterator[Database]:
     """The same database, opened by another controller."""
     database = open_database(postgresql_url, tmp_path)
     yield database
@@ -139,12 +139,12 @@ async def test_nul_character_is_a_bad_request(store: Database) -> None:
 # -- notifications ---------------------------------------------------------------------------------
 
 
-async def test_change_notifies_other_controllers(store: Database, another: Database) -> None:
-    await _listens(another)
-    change = another.next_change()
+async def test_change_notifies_other_controllers(store: Database, other_store: Database) -> None:
+    await _wait_until_listening(other_store)
+    change = other_store.next_change()
     await _add(store, "new")
     await asyncio.wait_for(change.wait(), LIMIT_S)
-    assert "new" in await _seen(another, None)
+    assert "new" in await _seen(other_store, None)
 
 
 async def test_many_writes_share_few_notifications(store: Database, postgresql_url: str) -> None:
@@ -158,15 +158,17 @@ async def test_many_writes_share_few_notifications(store: Database, postgresql_u
     assert 1 <= len(heard) < min(200, took_s / pg_notify._BATCH_S + 3)
 
 
-async def test_pending_notification_is_sent_on_close(store: Database, another: Database) -> None:
-    await _listens(another)
-    change = another.next_change()
+async def test_pending_notification_is_sent_on_close(
+    store: Database, other_store: Database
+) -> None:
+    await _wait_until_listening(other_store)
+    change = other_store.next_change()
     await _add(store, "new")
     await store.close()
     await asyncio.wait_for(change.wait(), LIMIT_S)
 
 
-async def _listens(store: Database) -> None:
+async def _wait_until_listening(store: Database) -> None:
     """Wait until it listens to other controllers."""
     await asyncio.wait_for(store.next_change().wait(), LIMIT_S)
 
@@ -177,7 +179,9 @@ async def _listens(store: Database) -> None:
 async def test_reconnects_after_a_server_restart(own_cluster: Cluster, tmp_path: Path) -> None:
     url = own_cluster.database()
     store = open_database(url, tmp_path)
-    await _listens(store)  # before its own first change: it ignores its own notifications
+    await _wait_until_listening(
+        store
+    )  # before its own first change: it ignores its own notifications
     await asyncio.gather(*(_add(store, f"p{number}") for number in range(8)))
     heard = store.next_change()
     own_cluster.stop()

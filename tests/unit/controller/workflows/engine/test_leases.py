@@ -43,29 +43,29 @@ class BusyEngine:
         return len(executors)
 
 
-async def _begun(database: Database, executor_id: str, valid_s: float) -> None:
+async def _begin_lease(database: Database, executor_id: str, valid_s: float) -> None:
     async with database.write() as connection:
         await controllers.begin_lease(connection, executor_id, valid_s, "1", frozenset())
 
 
-async def _age(database: Database, seconds: float) -> None:
+async def _age_leases(database: Database, seconds: float) -> None:
     """Let so much time pass in the rows."""
     async with database.write() as connection:
         earlier = table.c.lease_until - sa.func.make_interval(0, 0, 0, 0, 0, 0, seconds)
         await connection.execute(sa.update(table).values(lease_until=earlier))
 
 
-async def _alive(database: Database) -> frozenset[str]:
+async def _list_alive(database: Database) -> frozenset[str]:
     async with database.read() as connection:
         return await controllers.list_alive(connection)
 
 
-async def _rows(database: Database) -> int:
+async def _count_rows(database: Database) -> int:
     async with database.read() as connection:
         return len((await connection.execute(sa.select(table))).all())
 
 
-async def _look(database: Database, engine: BusyEngine) -> None:
+async def _run_failover(database: Database, engine: BusyEngine) -> None:
     await FailoverMonitor(database, cast(Engine, engine)).run_once()
 
 
@@ -77,13 +77,13 @@ async def test_lease_is_renewed_and_released(
     lease = Lease(database, on_lapse=pytest.fail)
     async with lease.hold():
         for _ in range(3):
-            await _age(database, leases.VALID_S * 2 / 3)
+            await _age_leases(database, leases.VALID_S * 2 / 3)
             async with asyncio.timeout(LIMIT_S):
                 while await _remaining_s(database) < leases.VALID_S / 2:
                     await asyncio.sleep(0.02)
-        assert await _alive(database) == {lease.executor_id}
+        assert await _list_alive(database) == {lease.executor_id}
         lease.check()
-    assert await _rows(database) == 0
+    assert await _count_rows(database) == 0
 
 
 async def test_expired_lease_ends_the_process(
@@ -92,9 +92,9 @@ async def test_expired_lease_ends_the_process(
     monkeypatch.setattr(leases, "PERIOD_S", 0.05)
     lapsed = threading.Event()
     async with Lease(database, on_lapse=lapsed.set).hold():
-        await _age(database, leases.VALID_S + 1)
+        await _age_leases(database, leases.VALID_S + 1)
         assert await asyncio.to_thread(lapsed.wait, LIMIT_S)
-        assert await _alive(database) == frozenset()
+        assert await _list_alive(database) == frozenset()
 
 
 async def test_controller_that_cannot_renew_ends_before_the_takeover(
@@ -115,23 +115,23 @@ async def test_controller_that_cannot_renew_ends_before_the_takeover(
 async def test_only_dead_executors_are_taken_over(
     database: Database,
 ) -> None:
-    await _begun(database, "dead", 0)
-    await _begun(database, "dead and idle", 0)
-    await _begun(database, "alive", 60)
+    await _begin_lease(database, "dead", 0)
+    await _begin_lease(database, "dead and idle", 0)
+    await _begin_lease(database, "alive", 60)
     engine = BusyEngine("dead", "unowned", "alive")
-    await _look(database, engine)
+    await _run_failover(database, engine)
     assert engine.taken == [{"dead", "dead and idle", "unowned"}]
-    assert await _rows(database) == 1
-    assert await _alive(database) == {"alive"}
+    assert await _count_rows(database) == 1
+    assert await _list_alive(database) == {"alive"}
 
 
 async def test_only_one_of_concurrent_monitors_takes_over(database: Database) -> None:
-    await _begun(database, "dead", 0)
+    await _begin_lease(database, "dead", 0)
     engines = [BusyEngine("dead") for _ in range(4)]
     others_have_looked = asyncio.Event()
     for engine in engines:
-        engine.take_over = _until(others_have_looked, engine)  # type: ignore[method-assign]
-    looking = {asyncio.create_task(_look(database, engine)) for engine in engines}
+        engine.take_over = _take_over_after(others_have_looked, engine)  # type: ignore[method-assign]
+    looking = {asyncio.create_task(_run_failover(database, engine)) for engine in engines}
     async with asyncio.timeout(LIMIT_S):
         while len(looking) > 1:  # the one that takes over ends last
             done, looking = await asyncio.wait(looking, return_when=asyncio.FIRST_COMPLETED)
@@ -145,21 +145,21 @@ async def test_only_one_of_concurrent_monitors_takes_over(database: Database) ->
 async def test_interrupted_takeover_is_repeated_by_another_monitor(
     database: Database,
 ) -> None:
-    await _begun(database, "dead", 0)
+    await _begin_lease(database, "dead", 0)
     first, second = BusyEngine("dead"), BusyEngine("dead")
     claimed = asyncio.Event()
-    first.take_over = _never(claimed)  # type: ignore[method-assign]
-    looking = asyncio.create_task(_look(database, first))
+    first.take_over = _take_over_forever(claimed)  # type: ignore[method-assign]
+    looking = asyncio.create_task(_run_failover(database, first))
     await asyncio.wait_for(claimed.wait(), LIMIT_S)
     looking.cancel()
     await asyncio.wait({looking})
-    await _look(database, second)
+    await _run_failover(database, second)
     assert second.taken == [], "the first controller's claim was still valid"
-    assert await _alive(database) == frozenset(), "a claim does not count as a controller"
-    await _age(database, leases.VALID_S)
-    await _look(database, second)
+    assert await _list_alive(database) == frozenset(), "a claim does not count as a controller"
+    await _age_leases(database, leases.VALID_S)
+    await _run_failover(database, second)
     assert second.taken == [{"dead"}]
-    assert await _rows(database) == 0
+    assert await _count_rows(database) == 0
 
 
 async def _remaining_s(database: Database) -> float:
@@ -169,7 +169,7 @@ async def _remaining_s(database: Database) -> float:
         return float((await connection.execute(sa.select(left))).scalar_one())
 
 
-def _until(event: asyncio.Event, engine: BusyEngine):  # type: ignore[no-untyped-def]
+def _take_over_after(event: asyncio.Event, engine: BusyEngine):  # type: ignore[no-untyped-def]
     async def take_over(executors: frozenset[str]) -> int:
         engine.taken.append(executors)
         await event.wait()
@@ -178,7 +178,7 @@ def _until(event: asyncio.Event, engine: BusyEngine):  # type: ignore[no-untyped
     return take_over
 
 
-def _never(began: asyncio.Event):  # type: ignore[no-untyped-def]
+def _take_over_forever(began: asyncio.Event):  # type: ignore[no-untyped-def]
     async def take_over(executors: frozenset[str]) -> int:
         began.set()
         await asyncio.Event().wait()
