@@ -1,9 +1,9 @@
 #!/bin/busybox sh
-# First program of a machine: finds its three drives, puts the overlay together, unpacks the
-# config drive and hands over to the golden image. docs/machines.md, "Boot, in order", step 1.
+# First program of a machine: find its three drives, mount the overlay, unpack the config drive
+# and start the golden image's init. See "Boot sequence" in docs/machines.md, step 1.
 #
-# busybox runs its own applets without a PATH once it finds itself in /proc, so the initramfs
-# holds one binary, this script and the kernel modules, numbered in the order of their needs.
+# busybox runs its own applets without a PATH if it finds itself in /proc. So the initramfs holds
+# one binary, this script and the kernel modules, numbered in the order of their dependencies.
 set -eu
 
 /bin/busybox mount -t proc -o nosuid,nodev,noexec proc /proc
@@ -22,15 +22,15 @@ for drive in /dev/vda /dev/vdb /dev/vdc; do
     [ -b "$drive" ] || fail "$drive is missing"
 done
 mount -t ext4 -o ro,noatime /dev/vda /lower || fail "cannot mount the golden image"
-# `discard` gives the host back what the person deletes.
+# `discard` returns the space of deleted files to the host.
 mount -t ext4 -o noatime,discard /dev/vdb /disk || fail "cannot mount the machine's disk"
 
 phase overlay
 mkdir -p /disk/upper /disk/work
-# Without redirects and indexes a golden image can be renewed under a machine's own files.
+# Without redirects and indexes, a machine's files stay valid over a newer golden image.
 mount -t overlay -o "lowerdir=/lower,upperdir=/disk/upper,workdir=/disk/work,\
 redirect_dir=off,index=off,metacopy=off,xino=off" overlay /root ||
-    fail "cannot put the overlay together"
+    fail "cannot mount the overlay"
 
 phase config
 mount -t tmpfs -o nosuid,nodev,mode=0755,size=16m run /run
@@ -40,7 +40,7 @@ tar -x -f /dev/vdc -C /run/polydev -o || fail "cannot read the config drive"
 
 phase switch
 mount -o move /run /root/run
-# Kept reachable so that the shutdown can leave the machine's filesystem clean.
+# The shutdown needs it to leave the machine's filesystem clean.
 mount -o move /disk /root/run/disk
 mount -o move /dev /root/dev
 mount -o move /sys /root/sys

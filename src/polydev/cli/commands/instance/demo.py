@@ -35,7 +35,7 @@ from polydev.shared.settings.base import read
 
 LABELS = {
     "images": "Building the golden images",
-    "stand-in": "Starting the fake providers",
+    "fake-providers": "Starting the fake providers",
     "start": "Starting the host agent and the controller",
     "browser gone": "Checking that the browser machine is gone",
     "status": "Checking the login with the CLI",
@@ -152,7 +152,7 @@ class Journey:
         async with self._timed(None, "images"):
             await image.build_missing(self._terminal, list(ImageKind), renew=False)
         plan.check()
-        async with self._step(None, "stand-in", LABELS["stand-in"]):
+        async with self._step(None, "fake-providers", LABELS["fake-providers"]):
             fake_providers = await demo_env.build(world, by_hand=by_hand)
         async with self._step(None, "start", LABELS["start"]):
             await daemonize.start(plan.up.state_dir)
