@@ -171,6 +171,13 @@ class FakeProviders:
         """Return the response statuses of a path."""
         return [call["status"] for call in self.calls() if call.get("path") == path]
 
+    def wait_for_status(self, path: str, status: int) -> None:
+        """Wait for a response with a status; a stream is logged after its end."""
+        until_s = time.monotonic() + PATIENCE_S
+        while status not in self.statuses(path):
+            assert time.monotonic() < until_s, f"{path}: {self.statuses(path)}"
+            time.sleep(0.05)
+
     def close(self) -> None:
         self.process.terminate()
         assert self.process.wait(PATIENCE_S) == 0
