@@ -123,7 +123,7 @@ def test_codex_logs_in_and_chats(shared: World, codex: LoggedIn) -> None:
     status = world.run("codex", "login", "status")
     assert (status.returncode, "Logged in" in status.stderr) == (0, True)
     assert ask_codex(world) == ANSWER
-    assert 200 in world.providers.statuses("/backend-api/codex/responses")
+    world.providers.wait_for_status("/backend-api/codex/responses", 200)
 
 
 def test_claude_code_logs_in_and_chats(shared: World, claude: LoggedIn) -> None:
@@ -133,7 +133,7 @@ def test_claude_code_logs_in_and_chats(shared: World, claude: LoggedIn) -> None:
     status = world.run("claude", "auth", "status", "--json")
     assert json.loads(status.stdout)["email"] == "ada@example.test"
     assert ask_claude(world) == ANSWER
-    assert 200 in world.providers.statuses("/v1/messages")
+    world.providers.wait_for_status("/v1/messages", 200)
 
 
 def test_gemini_logs_in_and_chats(shared: World, gemini: LoggedIn) -> None:
@@ -148,7 +148,7 @@ def test_gemini_logs_in_and_chats(shared: World, gemini: LoggedIn) -> None:
     assert world.run(*GEMINI_STATUS).returncode == 0
     assert 200 not in world.providers.statuses("/v1internal:streamGenerateContent")
     assert ask_gemini(world) == ANSWER
-    assert 200 in world.providers.statuses("/v1internal:streamGenerateContent")
+    world.providers.wait_for_status("/v1internal:streamGenerateContent", 200)
 
 
 def test_gemini_refreshes_expired_token_and_retains_refresh_token(
