@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import json
 import logging
@@ -22,6 +23,12 @@ from polydev.shared.logging import context, setup
 
 SECRET = "hunter2-hunter2-hunter2"
 log = logging.getLogger("polydev.test")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_garbage() -> None:
+    """Collect the futures of earlier tests now, since their collection may log an error."""
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)
