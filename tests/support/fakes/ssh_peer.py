@@ -41,7 +41,7 @@ class Peer:
         try:
             connection = await asyncssh.run_server(
                 sock,
-                server_factory=_Anybody,
+                server_factory=_NoAuthServer,
                 process_factory=self._run,
                 encoding=None,
                 line_editor=False,
@@ -61,7 +61,7 @@ class Peer:
             connection.abort()
 
 
-class _Anybody(asyncssh.SSHServer):
+class _NoAuthServer(asyncssh.SSHServer):
     def begin_auth(self, username: str) -> bool:
         return False
 

@@ -106,7 +106,7 @@ class WarmHost:
             await machines.close()
 
     @asynccontextmanager
-    async def working(self) -> AsyncIterator[MachineService]:
+    async def running_agent(self) -> AsyncIterator[MachineService]:
         """Start an agent with its background work."""
         async with self.agent() as machines:
             making = asyncio.create_task(machines.clones.run())
@@ -163,16 +163,16 @@ async def until_template_ready(machines: MachineService) -> None:
 async def until_standby(machines: MachineService, count: int = 1) -> None:
     """Wait until there are so many standby clones."""
 
-    async def is_so() -> bool:
+    async def has_enough() -> bool:
         return (await machines.clones.view()).waiting == count
 
-    await until(is_so)
+    await until(has_enough)
 
 
 async def build_template(host: WarmHost) -> None:
     """Have an agent build a template, without standby clones."""
     host.waiting = 0
-    async with host.working() as machines:
+    async with host.running_agent() as machines:
         await machines.clones.request_template(SHAPE)
         await until_template_ready(machines)
 
@@ -180,7 +180,7 @@ async def build_template(host: WarmHost) -> None:
 @asynccontextmanager
 async def with_standby(host: WarmHost, count: int = 1) -> AsyncIterator[MachineService]:
     """Start an agent with so many standby clones."""
-    async with host.working() as machines:
+    async with host.running_agent() as machines:
         await machines.clones.request_template(SHAPE)
         await until_standby(machines, count)
         yield machines
@@ -243,10 +243,10 @@ class CallCounter:
         monkeypatch.setattr(owner, name, step)
 
     async def reached(self, count: int) -> None:
-        async def is_so() -> bool:
+        async def has_enough() -> bool:
             return self.count >= count
 
-        await until(is_so)
+        await until(has_enough)
 
 
 class SlowThread:

@@ -13,7 +13,7 @@ import typer
 
 from polydev.cli import options
 from polydev.cli.client.api_client import ApiClient, Json, open_client
-from polydev.cli.client.poll import until
+from polydev.cli.client.poll import wait_until
 from polydev.cli.options import JsonFlag, runs
 from polydev.cli.output.confirm import require_confirmation
 from polydev.cli.output.printer import Terminal, moment
@@ -163,7 +163,7 @@ async def _until_gone(api: ApiClient, credential_id: str) -> None:
         return all(it["credentialId"] != credential_id for it in await api.list_all(_PATH))
 
     try:
-        await until(is_gone, _REVOKE_LIMIT_S)
+        await wait_until(is_gone, _REVOKE_LIMIT_S)
     except TimeoutError:
         raise Failed(
             "The credential is deleted here, but its machine is not reachable yet",

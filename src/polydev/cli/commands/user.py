@@ -8,7 +8,7 @@ import typer
 
 from polydev.cli import options
 from polydev.cli.client.api_client import ApiClient, Json, open_client
-from polydev.cli.client.poll import until
+from polydev.cli.client.poll import wait_until
 from polydev.cli.options import JsonFlag, runs
 from polydev.cli.output.confirm import require_confirmation
 from polydev.cli.output.printer import Terminal, moment
@@ -158,7 +158,7 @@ async def _until_gone(api: ApiClient, user_id: str) -> None:
         return all(it["id"] != user_id for it in await api.list_all(_USERS))
 
     try:
-        await until(is_gone, _DELETE_LIMIT_S)
+        await wait_until(is_gone, _DELETE_LIMIT_S)
     except TimeoutError:
         raise Failed(
             "The user can no longer sign in, but some of their data is not deleted yet",

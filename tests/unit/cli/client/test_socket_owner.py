@@ -30,18 +30,20 @@ time.sleep(float(sys.argv[3]))
 connection, _ = listener.accept()
 body = b'{"status": "ok"}'
 try:
-    heard = connection.recv(65536)
+    received = connection.recv(65536)
     connection.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n%s" % (len(body), body))
 except OSError:
-    heard = b""
-print(heard.decode().partition("\\r")[0], flush=True)
+    received = b""
+print(received.decode().partition("\\r")[0], flush=True)
 time.sleep(30)
 """
 
 
 @contextmanager
-def squatter(uid: int, *, accepts_after_s: float = 0, at: str = "127.0.0.1") -> Iterator[Squatter]:
-    """Program of another user that answers on a port and records what it receives."""
+def run_squatter(
+    uid: int, *, accepts_after_s: float = 0, at: str = "127.0.0.1"
+) -> Iterator[Squatter]:
+    """Run a program of another user that answers on a port."""
     family = socket.AF_INET6 if ":" in at else socket.AF_INET
     process = subprocess.Popen(
         [
@@ -64,7 +66,7 @@ class Squatter:
     def __init__(self, process: subprocess.Popen[str], port: int) -> None:
         self._process, self.port = process, port
 
-    def heard(self) -> str:
+    def received(self) -> str:
         """Bytes received until the connection ends, or for a second."""
         assert self._process.stdout is not None
         return self._process.stdout.readline().strip()
@@ -85,25 +87,25 @@ def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 async def test_foreign_program_on_the_port_gets_nothing(
     state_dir: Path, monkeypatch: pytest.MonkeyPatch, accepts_after_s: float
 ) -> None:
-    with squatter(ANOTHER, accepts_after_s=accepts_after_s) as stranger:
+    with run_squatter(ANOTHER, accepts_after_s=accepts_after_s) as stranger:
         monkeypatch.setenv("PORT", str(stranger.port))
         async with open_client() as there:
             with pytest.raises(PortTaken, match=f"Port {stranger.port} .*uid {ANOTHER}") as refused:
                 await there.get("/api/vm/list")
         assert "polydev up" in refused.value.hint
-        assert await asyncio.to_thread(stranger.heard) == ""
+        assert await asyncio.to_thread(stranger.received) == ""
 
 
 async def test_foreign_program_gets_no_token_of_a_websocket(
     state_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with squatter(ANOTHER) as stranger:
+    with run_squatter(ANOTHER) as stranger:
         monkeypatch.setenv("PORT", str(stranger.port))
         async with open_client() as there:
             with pytest.raises(PortTaken, match=f"uid {ANOTHER}"):
                 async with there.websocket("/api/vm/vm-x/exec"):
                     pass
-        assert await asyncio.to_thread(stranger.heard) == ""
+        assert await asyncio.to_thread(stranger.received) == ""
 
 
 async def test_unaccepted_connection_times_out(
@@ -111,7 +113,7 @@ async def test_unaccepted_connection_times_out(
 ) -> None:
     """The kernel shows root as the owner until a process accepts the connection."""
     monkeypatch.setattr("polydev.cli.client.socket_owner.ACCEPT_LIMIT_S", 0.3)
-    with squatter(ANOTHER, accepts_after_s=20) as stranger:
+    with run_squatter(ANOTHER, accepts_after_s=20) as stranger:
         monkeypatch.setenv("PORT", str(stranger.port))
         async with open_client() as there:
             with pytest.raises(ControllerUnreachable):
@@ -122,17 +124,17 @@ async def test_unaccepted_connection_times_out(
 async def test_controllers_user_gets_the_token(
     state_dir: Path, monkeypatch: pytest.MonkeyPatch, uid: int
 ) -> None:
-    with squatter(uid) as mine:
+    with run_squatter(uid) as mine:
         monkeypatch.setenv("PORT", str(mine.port))
         async with open_client() as there:
             assert await there.get("/api/vm/list") == {"status": "ok"}
-        assert mine.heard().startswith("GET /api/vm/list")
+        assert mine.received().startswith("GET /api/vm/list")
 
 
 async def test_explicit_url_skips_the_check(
     state_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with squatter(ANOTHER) as other:
+    with run_squatter(ANOTHER) as other:
         monkeypatch.setenv("POLYDEV_URL", f"http://127.0.0.1:{other.port}")
         async with open_client() as there:
             assert await there.get("/api/vm/list") == {"status": "ok"}
@@ -140,15 +142,15 @@ async def test_explicit_url_skips_the_check(
 
 async def test_up_ignores_a_foreign_program() -> None:
     owners = Owners(frozenset({OTHER_USER}))
-    with squatter(ANOTHER) as stranger:
+    with run_squatter(ANOTHER) as stranger:
         assert not await answers(f"http://127.0.0.1:{stranger.port}", owners)
-    with squatter(OTHER_USER) as mine:
+    with run_squatter(OTHER_USER) as mine:
         assert await answers(f"http://127.0.0.1:{mine.port}", owners)
 
 
 @pytest.mark.parametrize("at", ["127.0.0.1", "0.0.0.0", "::1"])  # noqa: S104
 def test_listeners_are_found_on_every_address(at: str) -> None:
-    with squatter(ANOTHER, at=at) as stranger:
+    with run_squatter(ANOTHER, at=at) as stranger:
         [owner] = [it for it in listeners(stranger.port) if it.uid == ANOTHER]
         assert "python3, process" in describe_program(owner)
 

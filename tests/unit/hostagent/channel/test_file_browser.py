@@ -35,7 +35,7 @@ class Sftp(asyncssh.SFTPServer):
     """A guest's SFTP server; tests change its behaviour."""
 
 
-class _Anybody(asyncssh.SSHServer):
+class _NoAuthServer(asyncssh.SSHServer):
     def begin_auth(self, username: str) -> bool:
         return False
 
@@ -53,7 +53,7 @@ async def files(tmp_path: Path, server: type[asyncssh.SFTPServer]) -> AsyncItera
     async def serve(sock: socket.socket) -> None:
         connection = await asyncssh.run_server(
             sock,
-            server_factory=_Anybody,
+            server_factory=_NoAuthServer,
             server_host_keys=[KEY],
             sftp_factory=lambda chan: server(chan, chroot=os.fsencode(tmp_path)),
             encoding=None,

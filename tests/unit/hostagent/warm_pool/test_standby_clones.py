@@ -193,15 +193,15 @@ async def test_clone_in_creation_is_evicted_too(host: WarmHost) -> None:
     await build_template(host)
     host.waiting = 1
     host.simulation = Simulation(renew_s=60)
-    async with host.working() as machines:
+    async with host.running_agent() as machines:
 
-        async def is_being_made() -> bool:
+        async def is_in_creation() -> bool:
             machines_dir = host.root / "machines"
             return any(
                 any((machines_dir / it).glob("*/run/boot_id")) for it in standby_ids(machines)
             )
 
-        await until(is_being_made)
+        await until(is_in_creation)
         asked = _cli()
         await machines.create(asked)
         assert not standby_ids(machines)
@@ -286,18 +286,18 @@ async def test_request_during_a_build_is_not_lost(host: WarmHost) -> None:
     await build_template(host)
     host.waiting, host.quiet_s = 1, 3600
     host.simulation = Simulation(renew_s=0.5)
-    async with host.working() as machines:
+    async with host.running_agent() as machines:
 
-        async def is_being_made() -> bool:
+        async def is_in_creation() -> bool:
             return bool(standby_ids(machines))
 
-        await until(is_being_made)
+        await until(is_in_creation)
         await machines.clones.request_template(replace(SHAPE, memory_mib=4096))
 
-        async def is_made() -> bool:
+        async def is_cloned() -> bool:
             return (await create_and_destroy(machines, browser_request(memory_mib=4096))).is_clone
 
-        await until(is_made)
+        await until(is_cloned)
 
 
 @pytest.mark.parametrize("how", ["its VMM ends", "it is destroyed"])

@@ -83,7 +83,7 @@ async def about_to_make_one(host: WarmHost) -> AsyncIterator[MachineService]:
     """Start an agent with a template and no standby clone."""
     await build_template(host)
     host.waiting = 1
-    async with host.working() as machines:
+    async with host.running_agent() as machines:
         yield machines
 
 
@@ -191,7 +191,7 @@ async def test_killed_agent_leaves_nothing(host: WarmHost, moment: str) -> None:
         shutil.rmtree(machines_dir / asked.vm_id)
         folder.rename(machines_dir / asked.vm_id)
     host.waiting = 0
-    async with host.working() as machines:
+    async with host.running_agent() as machines:
         assert not machines.views()
         assert host.is_empty
         assert (await create_and_destroy(machines, asked)).is_clone

@@ -39,7 +39,7 @@ async def build_one_template(machines: MachineService) -> None:
 
 
 async def test_first_browser_machine_boots_and_the_next_is_cloned(host: WarmHost) -> None:
-    async with host.working() as machines:
+    async with host.running_agent() as machines:
         assert not (await create_and_destroy(machines)).is_clone
         await until_template_ready(machines)
         assert (await create_and_destroy(machines)).is_clone
@@ -49,7 +49,7 @@ async def test_first_browser_machine_boots_and_the_next_is_cloned(host: WarmHost
 
 
 async def test_clone_has_its_own_token_and_keys(host: WarmHost) -> None:
-    async with host.working() as machines:
+    async with host.running_agent() as machines:
         await build_one_template(machines)
         first, second = browser_request(token="one"), browser_request(token="two")
         views = await asyncio.gather(machines.create(first), machines.create(second))
@@ -71,14 +71,14 @@ async def test_clone_has_its_own_token_and_keys(host: WarmHost) -> None:
 
 
 async def test_another_agent_adopts_the_template(host: WarmHost) -> None:
-    async with host.working() as machines:
+    async with host.running_agent() as machines:
         await build_one_template(machines)
-    async with host.working() as machines:
+    async with host.running_agent() as machines:
         assert (await create_and_destroy(machines)).is_clone
 
 
 async def test_only_browser_machines_of_its_shape_are_cloned(host: WarmHost) -> None:
-    async with host.working() as machines:
+    async with host.running_agent() as machines:
         await build_one_template(machines)
         cli = CreateMachine(
             vm_id=new_vm_id(),
@@ -95,7 +95,7 @@ async def test_only_browser_machines_of_its_shape_are_cloned(host: WarmHost) -> 
 
 
 async def test_template_of_other_settings_is_not_used(host: WarmHost) -> None:
-    async with host.working() as machines:
+    async with host.running_agent() as machines:
         await build_one_template(machines)
     host.settings = {"dns": "10.0.0.1"}
     async with host.agent() as machines:
@@ -104,13 +104,13 @@ async def test_template_of_other_settings_is_not_used(host: WarmHost) -> None:
 
 
 async def test_host_restart_discards_a_template(host: WarmHost) -> None:
-    async with host.working() as machines:
+    async with host.running_agent() as machines:
         await build_one_template(machines)
     [template] = host.templates
     for key in (host.root / "keys").rglob("*.key"):
         key.unlink()
     host.quiet_s = 3600
-    async with host.working() as machines:
+    async with host.running_agent() as machines:
 
         async def is_gone() -> bool:
             return not template.exists()
@@ -123,7 +123,7 @@ async def test_host_restart_discards_a_template(host: WarmHost) -> None:
 async def test_failed_clones_boot_and_two_failures_discard_the_template(
     host: WarmHost, what: str
 ) -> None:
-    async with host.working() as machines:
+    async with host.running_agent() as machines:
         await build_one_template(machines)
     [template] = host.templates
     host.quiet_s = 3600
@@ -149,7 +149,7 @@ async def test_hanging_clone_leaves_time_to_boot(
     host: WarmHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(warm_pool, "_CLONE_SHARE", 1 / 100)  # or it would take half of the time
-    async with host.working() as machines:
+    async with host.running_agent() as machines:
         await build_one_template(machines)
     host.simulation = Simulation(renew_s=60)
     async with host.agent() as machines:
@@ -159,7 +159,7 @@ async def test_hanging_clone_leaves_time_to_boot(
 
 
 async def test_clone_destroyed_during_creation_leaves_nothing(host: WarmHost) -> None:
-    async with host.working() as machines:
+    async with host.running_agent() as machines:
         await build_one_template(machines)
     host.simulation = Simulation(renew_s=60)
     async with host.agent() as machines:
@@ -179,13 +179,13 @@ async def test_clone_destroyed_during_creation_leaves_nothing(host: WarmHost) ->
 
 async def test_cancelled_template_build_leaves_nothing(host: WarmHost) -> None:
     host.simulation = Simulation(browser_s=60)
-    async with host.working() as machines:
+    async with host.running_agent() as machines:
         await machines.clones.request_template(SHAPE)
 
-        async def is_making() -> bool:
+        async def is_building() -> bool:
             return bool((await machines.inventory()).folders)
 
-        await until(is_making)
+        await until(is_building)
         [view] = machines.views()
         assert view.labels == {"purpose": "warm-template"}
         inventory = await machines.inventory()
@@ -202,10 +202,10 @@ async def test_agent_killed_during_a_build_leaves_nothing(host: WarmHost) -> Non
         killed = asyncio.create_task(machines.clones.run())
         await machines.clones.request_template(SHAPE)
 
-        async def is_made() -> bool:
+        async def has_booted() -> bool:
             return bool(list((host.root / "machines").glob("*/simulated-root/run/boot_id")))
 
-        await until(is_made)
+        await until(has_booted)
         draft = host.root / "warm" / ".new-0123456789abcdef"
         draft.mkdir()
         (draft / "memory").write_text("half")
@@ -216,7 +216,7 @@ async def test_agent_killed_during_a_build_leaves_nothing(host: WarmHost) -> Non
         path.parent.mkdir()
         path.write_bytes(content)
     host.quiet_s = 3600
-    async with host.working() as machines:
+    async with host.running_agent() as machines:
         assert not machines.views()
 
         async def is_clean() -> bool:
@@ -228,7 +228,7 @@ async def test_agent_killed_during_a_build_leaves_nothing(host: WarmHost) -> Non
 
 async def test_no_template_is_built_without_headroom(host: WarmHost) -> None:
     host.meminfo.write_text(NEXT_TO_NOTHING)
-    async with host.working() as machines:
+    async with host.running_agent() as machines:
         await machines.clones.request_template(SHAPE)
 
         async def reports_reason() -> bool:
@@ -242,25 +242,25 @@ async def test_no_template_is_built_without_headroom(host: WarmHost) -> None:
 
 async def test_build_is_cancelled_when_memory_runs_short(host: WarmHost) -> None:
     host.simulation = Simulation(browser_s=60)
-    async with host.working() as machines:
+    async with host.running_agent() as machines:
         await machines.clones.request_template(SHAPE)
 
-        async def is_making() -> bool:
+        async def is_building() -> bool:
             return bool(machines.views())
 
-        await until(is_making)
+        await until(is_building)
         host.meminfo.write_text(NEXT_TO_NOTHING)
 
-        async def gave_way() -> bool:
+        async def is_cancelled() -> bool:
             return "ran short of memory" in (await machines.clones.view()).words
 
-        await until(gave_way)
+        await until(is_cancelled)
         assert host.is_empty
 
 
 async def test_no_template_is_built_during_a_login(host: WarmHost) -> None:
     host.quiet_s = 0.2
-    async with host.working() as machines:
+    async with host.running_agent() as machines:
         asked = browser_request()
         await machines.create(asked)
         with contextlib.suppress(TimeoutError):
@@ -272,10 +272,10 @@ async def test_no_template_is_built_during_a_login(host: WarmHost) -> None:
 
 
 async def test_pool_can_be_switched_off(host: WarmHost) -> None:
-    async with host.working() as machines:
+    async with host.running_agent() as machines:
         await build_one_template(machines)
     host.is_on = False
-    async with host.working() as machines:
+    async with host.running_agent() as machines:
         assert (await machines.clones.view()).state == "off"
         assert not (await create_and_destroy(machines)).is_clone
 

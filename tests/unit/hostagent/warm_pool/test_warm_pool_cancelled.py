@@ -61,7 +61,7 @@ async def test_failed_template_build_leaves_nothing_and_is_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
 ) -> None:
     host = WarmHost(tmp_path)
-    async with host.working() as machines:
+    async with host.running_agent() as machines:
         fault = StepFault(monkeypatch, owner, name)
         await machines.clones.request_template(SHAPE)
         await fault.reached.wait()
@@ -105,7 +105,7 @@ async def test_failed_clone_is_booted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
 ) -> None:
     host = WarmHost(tmp_path)
-    async with host.working() as machines:
+    async with host.running_agent() as machines:
         await _build_one_template(machines)
         StepFault(monkeypatch, owner, name)
         asked = browser_request()
@@ -124,7 +124,7 @@ async def test_cancelled_clone_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
 ) -> None:
     host = WarmHost(tmp_path)
-    async with host.working() as machines:
+    async with host.running_agent() as machines:
         await _build_one_template(machines)
         fault = StepFault(monkeypatch, owner, name)
         fault.hangs = True
@@ -140,7 +140,7 @@ async def test_cancelled_clone_leaves_nothing(
 
 async def test_incomplete_template_is_never_found(tmp_path: Path) -> None:
     host = WarmHost(tmp_path)
-    async with host.working() as machines:
+    async with host.running_agent() as machines:
         await _build_one_template(machines)
         [template] = host.templates
         folder = MachineFolder(template.parent, template.name)
