@@ -91,7 +91,7 @@ async def output_of(host: Host, vm_id: str, *argv: str) -> str:
 
 
 async def until_state(host: Host, vm_id: str, *states: MachineState) -> MachineView:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while (view := await host.machine(vm_id)).state not in states:
             await asyncio.sleep(0.05)
     return view
@@ -283,7 +283,7 @@ async def _first_answer(client: object) -> str:
 
 async def _is_gone(host: Host, vm_id: str, name: str) -> bool:
     """Wait until no program of that name runs in the machine."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while True:
             names = await output_of(
                 host, vm_id, "sh", "-c", "cat /proc/[0-9]*/comm 2>/dev/null; true"

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.vm
 
 MEMORY_MIB = 512
 USED_MIB = 150
-RETURN_LIMIT_S = 60
+RETURN_LIMIT_S = 180
 SOURCES = (
     "__init__.py",
     "hostagent/__init__.py",
