@@ -116,8 +116,7 @@ def test_gemini_tokens_are_only_in_the_cli_machine(
     assert len(tokens) == 3
     arguments = "\n".join(installation.processes().values())
     assert not any(token in arguments for token in tokens)
-    for file in searchable_files(installation.state_dir):
-        content = file.read_bytes()
+    for file, content in searchable_files(installation.state_dir):
         assert not any(token.encode() in content for token in tokens), file
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -178,7 +179,7 @@ class World:
         """Assert that no secret is in a file outside machines or in process arguments."""
         needles = [secret.encode() for secret in (*secrets, KEY, TOKEN)]
         logs = [controller.log for controller in self.controllers]
-        files = [*logs, self.agent.log, *self.agent.state_dir.rglob("*")]
+        files = [*logs, self.agent.log, *_files_in(self.agent.state_dir)]
         checked = [it for it in files if it.is_file() and "simulated-root" not in it.parts]
         if self.is_shared:
             dump = self.agent.state_dir.parent / "dump.sql"
@@ -193,6 +194,11 @@ class World:
                 continue
             for needle in needles:
                 assert needle not in content, f"{needle[:6]!r}… is in {path}"
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """List all files below a folder, whose folders may vanish meanwhile, unlike in `rglob`."""
+    return [Path(parent, name) for parent, _, names in os.walk(folder) for name in names]
 
 
 def tokens_in(credentials: object) -> list[str]:
