@@ -84,7 +84,7 @@ async def test_sealed_credential_is_delivered_and_settled(machine: Delivered) ->
     assert await machine.read() == b"new"
     await machine.delivery.settle(CODEX, machine.vm_id)
     assert await machine.read(f"{WHERE}.before-connect") is None
-    await machine.delivery.take_back(CODEX, machine.vm_id)
+    await machine.delivery.revert(CODEX, machine.vm_id)
     assert await machine.read() == b"new"
 
 
@@ -98,16 +98,16 @@ async def test_undo_restores_the_previous_file_however_often_it_runs(
         await machine.delivery.deliver(CREDENTIAL, CODEX, machine.vm_id)
         assert await machine.read() == b"new"
     for _ in range(2):
-        await machine.delivery.take_back(CODEX, machine.vm_id)
+        await machine.delivery.revert(CODEX, machine.vm_id)
         assert await machine.read() == before
     assert await machine.read(f"{WHERE}.before-connect") is None
 
 
 async def test_undo_before_delivery_changes_nothing(machine: Delivered) -> None:
     await machine.write(b"old")
-    await machine.delivery.take_back(CODEX, machine.vm_id)
+    await machine.delivery.revert(CODEX, machine.vm_id)
     assert await machine.read() == b"old"
-    await machine.delivery.take_back(CODEX, new_vm_id())
+    await machine.delivery.revert(CODEX, new_vm_id())
 
 
 async def test_rejection_by_the_cli_is_reported(machine: Delivered) -> None:

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from polydev.cli.client.api_client import ClientSettings
-from polydev.cli.doctor import controller_side, network, processes, this_machine
+from polydev.cli.doctor import controller_side, outside_network, processes, this_machine
 from polydev.cli.options import JsonFlag, runs
 from polydev.cli.output.printer import Terminal
 from polydev.hostagent.settings import HostSettings
@@ -67,7 +67,7 @@ async def examine(*, outside: bool = False) -> list[Finding]:
         _limited("controller", controller_side.check(client), _CONTROLLER_LIMIT_S),
     ]
     if outside:
-        parts.insert(-1, _limited("network", network.check(settings)))
+        parts.insert(-1, _limited("network", outside_network.check(settings)))
     found = await asyncio.gather(*parts)
     here = [finding for part in found[:-1] for finding in part]
     from_controller = (

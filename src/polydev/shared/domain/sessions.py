@@ -23,7 +23,7 @@ class StepName(StrEnum):
         member.label = label
         return member
 
-    WAIT_FOR_ROOM = "wait-for-room", "Waiting for a free machine"
+    WAIT_FOR_CAPACITY = "wait-for-room", "Waiting for a free machine"
     CREATE_MACHINES = "create-machines", "Starting your machines"
     CREATE_CLI_MACHINE = "create-cli-machine", "Starting your machine"
     BROWSER_READY = "browser-ready", "Opening a browser for you"
@@ -41,7 +41,7 @@ class StepName(StrEnum):
 
 
 LOGIN_STEPS = (
-    StepName.WAIT_FOR_ROOM,
+    StepName.WAIT_FOR_CAPACITY,
     StepName.CREATE_MACHINES,
     StepName.BROWSER_READY,
     StepName.START_LOGIN,
@@ -53,7 +53,7 @@ LOGIN_STEPS = (
 """Steps of a session that logs in with a browser, in order."""
 
 API_KEY_STEPS = (
-    StepName.WAIT_FOR_ROOM,
+    StepName.WAIT_FOR_CAPACITY,
     StepName.CREATE_CLI_MACHINE,
     StepName.WRITE,
     StepName.SETTLE,

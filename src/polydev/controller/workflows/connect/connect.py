@@ -143,7 +143,8 @@ class Connect:
         delivery = self._delivery()
         steps = [
             Step(
-                StepName.WAIT_FOR_ROOM, self.session_queue.wait, limit.queue_limit_s + 2 * grace_s,
+                StepName.WAIT_FOR_CAPACITY, self.session_queue.wait,
+                limit.queue_limit_s + 2 * grace_s,
                 undo=its.release_cli_machine, interruptible=False, retry_on=DatabaseUnavailable,
             ),
             Step(
@@ -153,10 +154,13 @@ class Connect:
             Step(StepName.BROWSER_READY, its.wait_for_browser, limit.healthy_limit_s + grace_s),
             Step(StepName.START_LOGIN, self._start_login, limit.login_start_limit_s),
             Step(StepName.WAIT_FOR_USER, self._wait_for_user, limit.person_limit_s + grace_s),
-            Step(StepName.CAPTURE, self._capture, limit.capture_limit_s, undo=delivery.forget),
+            Step(
+                StepName.CAPTURE, self._capture, limit.capture_limit_s,
+                undo=delivery.delete_credential,
+            ),
             Step(
                 StepName.WRITE, delivery.write, limit.write_limit_s,
-                undo=delivery.take_back, interruptible=False,
+                undo=delivery.revert, interruptible=False,
             ),
         ]  # fmt: skip
         always = [Step(StepName.DESTROY_BROWSER, self._clean_up, limit.destroy_limit_s)]

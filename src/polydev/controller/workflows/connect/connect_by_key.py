@@ -62,16 +62,18 @@ class ConnectByKey:
         delivery = SessionDelivery(self.database, self.vault, self.machines)
         steps = [
             Step(
-                StepName.WAIT_FOR_ROOM, self.session_queue.wait, limit.queue_limit_s + 2 * grace_s,
-                undo=self._give_up, interruptible=False, retry_on=DatabaseUnavailable,
+                StepName.WAIT_FOR_CAPACITY, self.session_queue.wait,
+                limit.queue_limit_s + 2 * grace_s,
+                undo=self._release, interruptible=False, retry_on=DatabaseUnavailable,
             ),
             Step(
-                StepName.CREATE_CLI_MACHINE, its.bring_up_cli, limit.machine_limit_s + 2 * grace_s,
+                StepName.CREATE_CLI_MACHINE, its.start_cli_machine,
+                limit.machine_limit_s + 2 * grace_s,
                 undo=its.release_cli_machine,
             ),
             Step(
                 StepName.WRITE, delivery.write, limit.write_limit_s,
-                undo=delivery.take_back, interruptible=False,
+                undo=delivery.revert, interruptible=False,
             ),
         ]  # fmt: skip
         always = [Step(StepName.SETTLE, delivery.settle, limit.write_limit_s)]
@@ -100,10 +102,10 @@ class ConnectByKey:
         await self.engine.enqueue(CONNECT_BY_KEY, session.session_id)
         return session
 
-    async def _give_up(self, subject: str) -> None:
+    async def _release(self, subject: str) -> None:
         """Release the claimed machine, and delete the key."""
         await SessionMachines(self.database, self.machines).release_cli_machine(subject)
-        await SessionDelivery(self.database, self.vault, self.machines).forget(subject)
+        await SessionDelivery(self.database, self.vault, self.machines).delete_credential(subject)
 
     async def _sealed(self, session: ConnectSession, plaintext: bytes) -> SealedCredential:
         credential = credential_id_for(session.session_id)

@@ -32,7 +32,7 @@ class ConnectProgress:
     async def step_started(self, subject: str, step: str) -> None:
         """Record the start of a step, and the session's new status."""
         session_id, leaves = SessionId(subject), set[SessionStatus]()
-        if step != StepName.WAIT_FOR_ROOM:
+        if step != StepName.WAIT_FOR_CAPACITY:
             leaves.add(SessionStatus.QUEUED)
         if step not in (StepName.START_LOGIN, StepName.WAIT_FOR_USER):
             leaves.add(SessionStatus.WAITING)

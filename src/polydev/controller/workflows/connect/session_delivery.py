@@ -38,14 +38,14 @@ class SessionDelivery:
         except MachineBusy as error:  # it has stopped; the retry starts it again
             raise ChannelLost(error.message, hint=error.hint) from None
 
-    async def take_back(self, subject: str) -> None:
+    async def revert(self, subject: str) -> None:
         """Restore the CLI machine's files from before the delivery."""
         session = await self._session(subject)
         if session.cli_vm_id is not None:
             delivery = await self._delivery(session.cli_vm_id)
-            await delivery.take_back(provider(session.provider), session.cli_vm_id)
+            await delivery.revert(provider(session.provider), session.cli_vm_id)
 
-    async def forget(self, subject: str) -> None:
+    async def delete_credential(self, subject: str) -> None:
         """Delete the session's credential."""
         async with self.database.write() as connection:
             await credentials.delete(connection, credential_id_for(SessionId(subject)))

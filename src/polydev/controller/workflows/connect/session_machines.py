@@ -50,7 +50,7 @@ class SessionMachines:
             # raise an error that is not retried first
             raise min(errors.exceptions, key=lambda it: isinstance(it, Unavailable)) from None
 
-    async def bring_up_cli(self, subject: str) -> None:
+    async def start_cli_machine(self, subject: str) -> None:
         """Bring up the CLI machine, for a session with an API key."""
         await self.machines.bring_up(await self._cli_machine(SessionId(subject)))
 

@@ -133,7 +133,7 @@ class Delivery:
         except (NoSuchMachine, MachineBusy):
             log.info("no backups to delete: %s is gone or stopped", vm_id)
 
-    async def take_back(self, provider: Provider, vm_id: VmId) -> None:
+    async def revert(self, provider: Provider, vm_id: VmId) -> None:
         """Restore the files from before the delivery, if it had started."""
         try:
             backups = await self._found(

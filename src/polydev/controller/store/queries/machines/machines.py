@@ -30,7 +30,7 @@ from polydev.shared.errors import NoSuchMachine
 from polydev.shared.hints import Hint
 
 _ALIVE = vms.c.status.not_in(GONE_STATES)
-"""States with saved memory on the host's disk."""
+"""Condition: the machine is not destroyed."""
 
 
 async def insert_if_absent(connection: AsyncConnection, machine: Machine) -> None:
