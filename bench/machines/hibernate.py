@@ -17,7 +17,7 @@ from polydev.shared.host_protocol import (
     CreateMachine,
     DestroyMachine,
     HibernateMachine,
-    MachineView,
+    HostMachineView,
     Operation,
     ResumeMachine,
 )
@@ -88,7 +88,7 @@ def create_request() -> CreateMachine:
     )
 
 
-async def run(agent: BenchAgent, operation: Operation) -> MachineView:
+async def run(agent: BenchAgent, operation: Operation) -> HostMachineView:
     view = await agent.host.run(_name(), operation, _LIMIT_S)
     assert view is not None
     return view

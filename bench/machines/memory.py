@@ -19,7 +19,7 @@ from bench.common.agent import BenchAgent
 from bench.common.effort import Effort
 from polydev.hostagent.images import ImageStore
 from polydev.shared.domain import MachineKind, new_vm_id
-from polydev.shared.host_protocol import CreateMachine, DestroyMachine, MachineView
+from polydev.shared.host_protocol import CreateMachine, DestroyMachine, HostMachineView
 
 MEMORY_MIB = 512
 _LIMIT_S = 600.0
@@ -83,7 +83,7 @@ async def many(agent: BenchAgent, effort: Effort) -> list[str]:
 
 
 @asynccontextmanager
-async def machines(agent: BenchAgent, count: int) -> AsyncIterator[list[MachineView]]:
+async def machines(agent: BenchAgent, count: int) -> AsyncIterator[list[HostMachineView]]:
     """Create CLI machines concurrently; destroy them afterwards."""
     vm_ids = [new_vm_id() for _ in range(count)]
     try:
@@ -95,7 +95,7 @@ async def machines(agent: BenchAgent, count: int) -> AsyncIterator[list[MachineV
             await agent.host.run(f"destroy-{vm_id}", DestroyMachine(vm_id=vm_id), _LIMIT_S)
 
 
-async def _create(agent: BenchAgent, vm_id: str) -> MachineView:
+async def _create(agent: BenchAgent, vm_id: str) -> HostMachineView:
     wanted = CreateMachine(
         vm_id=vm_id,
         machine_kind=MachineKind.CLI,
@@ -109,13 +109,13 @@ async def _create(agent: BenchAgent, vm_id: str) -> MachineView:
     return view
 
 
-async def _run(agent: BenchAgent, view: MachineView, argv: Sequence[str]) -> None:
+async def _run(agent: BenchAgent, view: HostMachineView, argv: Sequence[str]) -> None:
     done = await agent.host.run_program(view.vm_id, argv, timeout_s=_LIMIT_S)
     if done.exit_code != 0:
         raise SystemExit(f"{argv} failed in the machine: {done.stderr!r}")
 
 
-async def _steady_mib(view: MachineView, steady_s: float) -> int:
+async def _steady_mib(view: HostMachineView, steady_s: float) -> int:
     """Wait until a VMM's resident memory is steady; return it."""
     last_mib, since_s = _resident_mib(view), time.monotonic()
     end_s = since_s + _SETTLE_S
@@ -126,13 +126,13 @@ async def _steady_mib(view: MachineView, steady_s: float) -> int:
     return last_mib
 
 
-def _resident_mib(view: MachineView) -> int:
+def _resident_mib(view: HostMachineView) -> int:
     """Source: proc_pid_status(5), `VmRSS` in kB."""
     status = Path(f"/proc/{view.pid}/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0]) >> 10
 
 
-def _read_mib(view: MachineView) -> tuple[int, int]:
+def _read_mib(view: HostMachineView) -> tuple[int, int]:
     """Return MiB that a VMM read, and the part from disk. Source: proc_pid_io(5)."""
     lines = Path(f"/proc/{view.pid}/io").read_text().splitlines()
     counts = {name: int(value) for name, value in (line.split(": ") for line in lines)}

@@ -25,7 +25,7 @@ from polydev.shared.host_protocol import (
     CreateMachine,
     DestroyMachine,
     HibernateMachine,
-    MachineView,
+    HostMachineView,
     ResumeMachine,
     WireFile,
     WriteFiles,
@@ -51,7 +51,7 @@ async def agent(tmp_path: Path) -> AsyncIterator[AgentProcess]:
         yield agent
 
 
-async def run(host: Host, operation: object) -> MachineView | None:
+async def run(host: Host, operation: object) -> HostMachineView | None:
     return await host.run(f"test-{uuid.uuid4()}", operation, LIMIT_S)  # type: ignore[arg-type]
 
 

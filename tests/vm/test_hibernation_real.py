@@ -22,7 +22,7 @@ from polydev.shared.host_protocol import (
     DestroyMachine,
     ExecRequest,
     HibernateMachine,
-    MachineView,
+    HostMachineView,
     ResumeMachine,
     WireFile,
     WriteFiles,
@@ -70,15 +70,15 @@ class MachineUnderTest:
         await self.agent.kill()
         await self.agent.start()
 
-    async def run(self, operation: object) -> MachineView:
+    async def run(self, operation: object) -> HostMachineView:
         view = await self.host.run(f"test-{uuid.uuid4()}", operation, LIMIT_S)  # type: ignore[arg-type]
         assert view is not None
         return view
 
-    async def hibernate(self) -> MachineView:
+    async def hibernate(self) -> HostMachineView:
         return await self.run(HibernateMachine(vm_id=self.vm_id))
 
-    async def resume(self) -> MachineView:
+    async def resume(self) -> HostMachineView:
         return await self.run(ResumeMachine(vm_id=self.vm_id, ready_timeout_s=LIMIT_S))
 
     async def output_of(self, *argv: str) -> str:

@@ -34,7 +34,7 @@ from polydev.shared.host_protocol import (
     CreateMachine,
     DestroyMachine,
     ExecRequest,
-    MachineView,
+    HostMachineView,
     StartMachine,
     StopMachine,
     WireFile,
@@ -79,7 +79,9 @@ def cli_machine(vm_id: str, ready_timeout_s: float = BOOT_LIMIT_S) -> CreateMach
     )
 
 
-async def run(host: Host, operation: object, operation_id: str | None = None) -> MachineView | None:
+async def run(
+    host: Host, operation: object, operation_id: str | None = None
+) -> HostMachineView | None:
     named = operation_id or f"test-{uuid.uuid4()}"
     return await host.run(named, operation, BOOT_LIMIT_S)  # type: ignore[arg-type]
 
@@ -90,7 +92,7 @@ async def output_of(host: Host, vm_id: str, *argv: str) -> str:
     return output.stdout.decode().strip()
 
 
-async def until_state(host: Host, vm_id: str, *states: MachineState) -> MachineView:
+async def until_state(host: Host, vm_id: str, *states: MachineState) -> HostMachineView:
     async with asyncio.timeout(120):
         while (view := await host.machine(vm_id)).state not in states:
             await asyncio.sleep(0.05)

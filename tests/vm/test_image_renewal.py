@@ -20,7 +20,7 @@ from polydev.shared.domain import MachineKind, new_vm_id
 from polydev.shared.host_client import Host
 from polydev.shared.host_protocol import (
     CreateMachine,
-    MachineView,
+    HostMachineView,
     Operation,
     StartMachine,
     StopMachine,
@@ -65,7 +65,7 @@ def renew_image(store: ImageStore, old: GoldenImage, changes: dict[str, str]) ->
     return store.named(folder.name)
 
 
-async def run(host: Host, operation: Operation) -> MachineView:
+async def run(host: Host, operation: Operation) -> HostMachineView:
     view = await host.run(f"test-{uuid.uuid4()}", operation, BOOT_LIMIT_S)
     assert view is not None
     return view

@@ -20,7 +20,7 @@ from polydev.shared.errors import DiskFull, VmmFailed
 from polydev.shared.host_client import Host
 from polydev.shared.host_protocol import (
     CreateMachine,
-    MachineView,
+    HostMachineView,
     Operation,
     StartMachine,
     StopMachine,
@@ -47,7 +47,7 @@ def cli_machine(vm_id: str) -> CreateMachine:
     )
 
 
-async def run(host: Host, operation: Operation) -> MachineView | None:
+async def run(host: Host, operation: Operation) -> HostMachineView | None:
     return await host.run(f"test-{uuid.uuid4()}", operation, BOOT_LIMIT_S)
 
 

@@ -28,7 +28,7 @@ from polydev.hostagent.warm_pool import Headroom, WarmPolicy, WarmPool
 from polydev.hostagent.warm_pool.templates import Templates
 from polydev.shared.domain import MachineKind, MachineSize, new_vm_id
 from polydev.shared.errors import GuestMisbehaved, MachineBusy
-from polydev.shared.host_protocol import CreateMachine, ExecRequest, MachineView
+from polydev.shared.host_protocol import CreateMachine, ExecRequest, HostMachineView
 
 pytestmark = pytest.mark.vm
 
@@ -245,7 +245,7 @@ async def _check_isolation(f: Fleet, machines: MachineService) -> None:
     await _check_browsers(machines, requests, views)
 
 
-async def _check_mac_addresses(f: Fleet, capture: Capture, views: list[MachineView]) -> None:
+async def _check_mac_addresses(f: Fleet, capture: Capture, views: list[HostMachineView]) -> None:
     """Check that each clone sends only with its own MAC."""
     addresses = (await f.host.network.state()).addresses
     assert set(addresses) == {view.vm_id for view in views}
@@ -255,7 +255,7 @@ async def _check_mac_addresses(f: Fleet, capture: Capture, views: list[MachineVi
     assert len(sent) == len(views)
 
 
-async def _check_ssh_keys(f: Fleet, machines: MachineService, views: list[MachineView]) -> None:
+async def _check_ssh_keys(f: Fleet, machines: MachineService, views: list[HostMachineView]) -> None:
     [template] = Templates(f.host.machines_dir.parent / "warm").all()
     old = await make_keys(template.folder.keys)
     host_keys = set()
@@ -281,7 +281,7 @@ async def _check_ssh_keys(f: Fleet, machines: MachineService, views: list[Machin
 
 
 async def _check_browsers(
-    machines: MachineService, requests: tuple[CreateMachine, ...], views: list[MachineView]
+    machines: MachineService, requests: tuple[CreateMachine, ...], views: list[HostMachineView]
 ) -> None:
     pages = [
         json.loads(await _output_of(machines, it.vm_id, "/usr/bin/python3", "-c", _PAGE))

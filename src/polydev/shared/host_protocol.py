@@ -5,8 +5,8 @@ Client: `shared.host_client`; server: `hostagent.server`. HTTP and WebSockets ov
     GET  /health                                  Health
     PUT  /operations/{operation_id}               Operation -> OperationView (idempotent)
     GET  /operations/{operation_id}?wait_s=N      OperationView
-    GET  /machines                                list[MachineView]
-    GET  /machines/{vm_id}                        MachineView
+    GET  /machines                                list[HostMachineView]
+    GET  /machines/{vm_id}                        HostMachineView
     GET  /machines/{vm_id}/console?tail_bytes=N   text/plain   (bounded; control characters removed)
     GET  /machines/{vm_id}/errors?tail_bytes=N    text/plain
     GET  /machines/{vm_id}/files?path=/abs        application/octet-stream
@@ -125,7 +125,7 @@ class ResumeMachine(_Wire):
     """Resume a hibernated machine, or start a stopped one. Done when its channel answers.
 
     If the saved memory is not usable (damaged, of another version or host), it is deleted and the
-    machine boots from its disk; `MachineView.wake` reports that and the reason.
+    machine boots from its disk; `HostMachineView.wake` reports that and the reason.
     """
 
     kind: Literal["machine.resume"] = "machine.resume"
@@ -223,7 +223,7 @@ PURPOSE = "purpose"
 clones. Its value is the purpose."""
 
 
-class MachineView(FlatSize, _Wire):
+class HostMachineView(FlatSize, _Wire):
     """Machine as its host sees it."""
 
     vm_id: str
@@ -254,7 +254,7 @@ class OperationView(_Wire):
 
     operation_id: str
     state: Literal["running", "done", "failed"]
-    machine: MachineView | None = None
+    machine: HostMachineView | None = None
     error: Problem | None = None
 
 

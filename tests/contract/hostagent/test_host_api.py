@@ -25,7 +25,7 @@ from polydev.shared.host_client import Host
 from polydev.shared.host_protocol import (
     CreateMachine,
     DestroyMachine,
-    MachineView,
+    HostMachineView,
     RemoveFiles,
     StartMachine,
     StopMachine,
@@ -56,7 +56,7 @@ def create(vm_id: str, kind: MachineKind = MachineKind.CLI) -> CreateMachine:
     )
 
 
-async def run(host: Host, operation: object) -> MachineView | None:
+async def run(host: Host, operation: object) -> HostMachineView | None:
     return await host.run(f"test-{uuid.uuid4()}", operation, 60)  # type: ignore[arg-type]
 
 
@@ -133,7 +133,7 @@ async def test_retry_after_agent_kill_runs_once(
     await asyncio.sleep(delay_s)
     await agent.kill()
     outcomes = await creating
-    assert all(isinstance(end, MachineView | HostUnreachable) for end in outcomes), outcomes
+    assert all(isinstance(end, HostMachineView | HostUnreachable) for end in outcomes), outcomes
 
     await agent.start()
     await asyncio.gather(*(host.run(f"create-{vm_id}", create(vm_id), 60) for vm_id in vm_ids))

@@ -21,7 +21,12 @@ from agent_process import AgentProcess, agent_world
 from polydev.hostagent.snapshots import MemoryKeys
 from polydev.shared.domain import MachineKind, MachineState, VmId, new_vm_id
 from polydev.shared.host_client import Host
-from polydev.shared.host_protocol import CreateMachine, HibernateMachine, MachineView, ResumeMachine
+from polydev.shared.host_protocol import (
+    CreateMachine,
+    HibernateMachine,
+    HostMachineView,
+    ResumeMachine,
+)
 
 IMAGES = os.environ.get("POLYDEV_IMAGES_DIR", "/var/cache/polydev/golden-images")
 LIMIT_S = 240
@@ -99,7 +104,7 @@ class Resumed:
 
     agent: AgentProcess
     host: Host
-    view: MachineView
+    view: HostMachineView
 
     @property
     def vm_id(self) -> VmId:

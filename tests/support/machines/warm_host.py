@@ -24,7 +24,7 @@ from polydev.hostagent.system.log_archive import LogArchive
 from polydev.hostagent.warm_pool import Headroom, WarmPolicy, WarmPool
 from polydev.shared.domain import MachineKind, MachineSize, new_vm_id
 from polydev.shared.errors import DiskFull
-from polydev.shared.host_protocol import CreateMachine, MachineView
+from polydev.shared.host_protocol import CreateMachine, HostMachineView
 from polydev.testing.simulated_vmm import SimulatedDriver, SimulatedProvisioner, Simulation
 
 LIMIT_S = 60.0
@@ -135,7 +135,7 @@ def browser_request(memory_mib: int = 2048, token: str = TOKEN) -> CreateMachine
 
 async def create_and_destroy(
     machines: MachineService, asked: CreateMachine | None = None
-) -> MachineView:
+) -> HostMachineView:
     """Create and destroy a browser machine."""
     asked = asked or browser_request()
     view = await machines.create(asked)

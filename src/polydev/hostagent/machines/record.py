@@ -17,7 +17,7 @@ from polydev.hostagent.vmm.contract import ExitReport
 from polydev.shared.atomic_files import sync_folder, write_whole
 from polydev.shared.domain import FlatSize, MachineKind, MachineState
 from polydev.shared.errors import VmmFailed
-from polydev.shared.host_protocol import MachineView, Problem, Wake
+from polydev.shared.host_protocol import HostMachineView, Problem, Wake
 
 
 class NetworkAttachment(BaseModel):
@@ -139,9 +139,9 @@ class MachineFolder:
                 entry.unlink(missing_ok=True)
 
 
-def view_of(record: MachineRecord, folder: MachineFolder, pid: int | None) -> MachineView:
+def view_of(record: MachineRecord, folder: MachineFolder, pid: int | None) -> HostMachineView:
     """Return a machine in its wire form."""
-    return MachineView(
+    return HostMachineView(
         vm_id=record.vm_id,
         machine_kind=record.machine_kind,
         state=record.state,

@@ -23,7 +23,7 @@ from polydev.hostagent.system.cancellation import run_in_thread_shielded
 from polydev.hostagent.system.sandbox import UID_BASE
 from polydev.shared.domain import MachineState
 from polydev.shared.errors import MachineBusy, NoSuchMachine
-from polydev.shared.host_protocol import CreateMachine, MachineView
+from polydev.shared.host_protocol import CreateMachine, HostMachineView
 
 log = logging.getLogger("polydev.hostagent")
 
@@ -81,7 +81,7 @@ class MachineRegistry:
             raise MachineBusy(f"Machine {vm_id} is {record.state}", hint=hint)
         return machine.channel
 
-    def view(self, vm_id: str) -> MachineView:
+    def view(self, vm_id: str) -> HostMachineView:
         """Return a machine in its wire form. Raises NoSuchMachine."""
         machine = self.running.get(vm_id)
         pid = machine.vmm.pid if machine else None

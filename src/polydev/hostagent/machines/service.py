@@ -22,8 +22,8 @@ from polydev.shared.errors import MachineBusy
 from polydev.shared.host_protocol import (
     CreateMachine,
     ExecRequest,
+    HostMachineView,
     Inventory,
-    MachineView,
     RemoveFiles,
     Swept,
     WriteFiles,
@@ -56,7 +56,7 @@ class MachineService:
 
     # Operations ------------------------------------------------------------------------------
 
-    async def create(self, request: CreateMachine) -> MachineView:
+    async def create(self, request: CreateMachine) -> HostMachineView:
         """Create and start a machine; a failure or cancellation leaves nothing but archived logs.
 
         A machine that exists is started if it is at rest: its VMM may have ended before the answer
@@ -75,7 +75,7 @@ class MachineService:
                 await self._registry.save(record.updated(state=MachineState.DESTROYING))
             await self._lifecycle.destroy(vm_id)
 
-    async def stop(self, vm_id: str) -> MachineView:
+    async def stop(self, vm_id: str) -> HostMachineView:
         """Shut the guest down, or kill it after a grace time; disk and address stay.
 
         A hibernated machine loses its memory.
@@ -93,7 +93,7 @@ class MachineService:
                 await self._registry.save(record.updated(state=MachineState.STOPPED))
             return self.view(vm_id)
 
-    async def start(self, vm_id: str, ready_timeout_s: float) -> MachineView:
+    async def start(self, vm_id: str, ready_timeout_s: float) -> HostMachineView:
         """Boot a machine at rest, or resume a hibernated one.
 
         If a boot fails the machine stays, as failed.
@@ -106,7 +106,7 @@ class MachineService:
                 await self._registry.run_cancellable(vm_id, work)
             return self.view(vm_id)
 
-    async def hibernate(self, vm_id: str) -> MachineView:
+    async def hibernate(self, vm_id: str) -> HostMachineView:
         """Write a machine's memory to disk and end its VMM; if that fails it runs on."""
         async with self._registry.lock_machine(vm_id):
             record = self._registry.record(vm_id)
@@ -122,7 +122,7 @@ class MachineService:
                 raise MachineBusy(f"Machine {vm_id} still exists", hint="Destroy it first")
             await asyncio.to_thread(self._host.log_archive.remove, vm_id)
 
-    async def write_files(self, request: WriteFiles) -> MachineView:
+    async def write_files(self, request: WriteFiles) -> HostMachineView:
         """Write files into a machine: through its channel while it runs, else into its disk."""
         files = [file.guest_file() for file in request.files]
         async with self._registry.lock_machine(request.vm_id):
@@ -132,7 +132,7 @@ class MachineService:
                 await self._registry.channel(request.vm_id).write_files(files)
             return self.view(request.vm_id)
 
-    async def remove_files(self, request: RemoveFiles) -> MachineView:
+    async def remove_files(self, request: RemoveFiles) -> HostMachineView:
         """Delete files of a machine. Idempotent."""
         async with self._registry.lock_machine(request.vm_id):
             if record := self._registry.record_at_rest(request.vm_id):
@@ -143,7 +143,7 @@ class MachineService:
 
     # Queries ---------------------------------------------------------------------------------
 
-    def views(self) -> list[MachineView]:
+    def views(self) -> list[HostMachineView]:
         """Return all machines, oldest first."""
         records = sorted(self._registry.records.values(), key=lambda record: record.created_at)
         return [self.view(record.vm_id) for record in records]
@@ -160,7 +160,7 @@ class MachineService:
         """Return the ids of all machines."""
         return list(self._registry.records)
 
-    def view(self, vm_id: str) -> MachineView:
+    def view(self, vm_id: str) -> HostMachineView:
         """Return one machine. Raises NoSuchMachine."""
         return self._registry.view(vm_id)
 

@@ -8,7 +8,7 @@ from polydev.shared.host_protocol import (
     DestroyMachine,
     ForgetMachine,
     HibernateMachine,
-    MachineView,
+    HostMachineView,
     Operation,
     RemoveFiles,
     ResumeMachine,
@@ -18,9 +18,9 @@ from polydev.shared.host_protocol import (
 )
 
 
-async def perform(machines: MachineService, operation: Operation) -> MachineView | None:
+async def perform(machines: MachineService, operation: Operation) -> HostMachineView | None:
     """Perform an operation; return the machine if it still exists."""
-    view: MachineView | None = None
+    view: HostMachineView | None = None
     match operation:
         case CreateMachine():
             view = await machines.create(operation)

@@ -17,7 +17,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from polydev.shared.atomic_files import write_whole
-from polydev.shared.host_protocol import MachineView, Problem
+from polydev.shared.host_protocol import HostMachineView, Problem
 
 log = logging.getLogger("polydev.hostagent")
 
@@ -35,7 +35,7 @@ class JournalEntry(BaseModel):
     vm_id: str
     digest: str
     state: Literal["running", "done", "failed", "interrupted"]
-    machine: MachineView | None = None
+    machine: HostMachineView | None = None
     error: Problem | None = None
     asked_at: float
     ended_at: float | None = None

@@ -18,12 +18,12 @@ from polydev.hostagent.operations.journal import JournalEntry, OperationJournal
 from polydev.hostagent.system.cancellation import run_in_thread_shielded
 from polydev.hostagent.system.error_mapping import problem_of
 from polydev.shared.errors import HostUnreachable, NoSuchOperation, OperationMismatch
-from polydev.shared.host_protocol import MachineView, Operation, OperationView
+from polydev.shared.host_protocol import HostMachineView, Operation, OperationView
 from polydev.shared.logging import context
 
 log = logging.getLogger("polydev.hostagent")
 
-Perform = Callable[[Operation], Awaitable[MachineView | None]]
+Perform = Callable[[Operation], Awaitable[HostMachineView | None]]
 
 _operations: TypeAdapter[Operation] = TypeAdapter(Operation)
 

@@ -31,8 +31,8 @@ from polydev.shared.host_protocol import (
     VM_ID_PATTERN,
     Diagnosis,
     Health,
+    HostMachineView,
     Inventory,
-    MachineView,
     Operation,
     OperationView,
     Swept,
@@ -124,11 +124,11 @@ def _add_operations(app: FastAPI, operations: Operations) -> None:
 
 def _add_machines(app: FastAPI, machines: MachineService) -> None:
     @app.get("/machines")
-    async def _list() -> list[MachineView]:
+    async def _list() -> list[HostMachineView]:
         return machines.views()
 
     @app.get("/machines/{vm_id}")
-    async def _show(vm_id: VmId) -> MachineView:
+    async def _show(vm_id: VmId) -> HostMachineView:
         return machines.view(vm_id)
 
     @app.get("/machines/{vm_id}/console")

@@ -35,8 +35,8 @@ from polydev.shared.host_protocol import (
     Diagnosis,
     ExecRequest,
     Health,
+    HostMachineView,
     Inventory,
-    MachineView,
     Operation,
     OperationView,
     Swept,
@@ -53,7 +53,7 @@ _OUTPUT_BYTES = 1024 * 1024
 _FRAME_LIMIT = 256 * 1024
 _BASE = "http://host"
 
-_machine_views = TypeAdapter(list[MachineView])
+_machine_views = TypeAdapter(list[HostMachineView])
 _operations: TypeAdapter[Operation] = TypeAdapter(Operation)
 T = TypeVar("T")
 
@@ -125,7 +125,7 @@ class Host:
 
     async def run(
         self, operation_id: str, operation: Operation, timeout_s: float
-    ) -> MachineView | None:
+    ) -> HostMachineView | None:
         """Run an operation and wait for it. Idempotent for one `operation_id`.
 
         Raises: the operation's error; HostUnreachable if the agent dies or does not complete it
@@ -137,7 +137,7 @@ class Host:
 
     async def _run(
         self, operation_id: str, operation: Operation, timeout_s: float
-    ) -> MachineView | None:
+    ) -> HostMachineView | None:
         path = f"/operations/{quote(operation_id, safe='')}"
         body = _operations.dump_json(operation)
         deadline = asyncio.get_running_loop().time() + timeout_s
@@ -162,11 +162,11 @@ class Host:
             f"in {timeout_s:g} s"
         )
 
-    async def machine(self, vm_id: str) -> MachineView:
+    async def machine(self, vm_id: str) -> HostMachineView:
         """Get one machine. Raises NoSuchMachine."""
-        return parse_answer(MachineView, await self._get(f"/machines/{vm_id}"))
+        return parse_answer(HostMachineView, await self._get(f"/machines/{vm_id}"))
 
-    async def machines(self) -> list[MachineView]:
+    async def machines(self) -> list[HostMachineView]:
         """List all machines of the host, oldest first."""
         return parse_answer(_machine_views, await self._get("/machines"))
 

@@ -25,7 +25,7 @@ from polydev.shared.host_protocol import (
     CreateMachine,
     ExecRequest,
     HibernateMachine,
-    MachineView,
+    HostMachineView,
     RemoveFiles,
     ResumeMachine,
     WireFile,
@@ -180,11 +180,11 @@ async def test_create_and_start_resume_a_hibernated_machine(machines: MachineSer
         assert view.wake.how == "resumed"
 
 
-async def create_again(machines: MachineService, vm_id: str) -> MachineView:
+async def create_again(machines: MachineService, vm_id: str) -> HostMachineView:
     return await machines.create(create_request(vm_id))
 
 
-async def start(machines: MachineService, vm_id: str) -> MachineView:
+async def start(machines: MachineService, vm_id: str) -> HostMachineView:
     return await machines.start(vm_id, 10)
 
 

@@ -25,7 +25,7 @@ from polydev.shared.errors import (
     NoSuchMachine,
     VmmFailed,
 )
-from polydev.shared.host_protocol import CreateMachine, ExecRequest, MachineView
+from polydev.shared.host_protocol import CreateMachine, ExecRequest, HostMachineView
 
 
 @pytest.fixture
@@ -57,7 +57,9 @@ def create_request(vm_id: str | None = None, **changes: object) -> CreateMachine
     return CreateMachine.model_validate({"vm_id": vm_id or new_vm_id(), **shape, **changes})
 
 
-async def wait_for_state(machines: MachineService, vm_id: str, state: MachineState) -> MachineView:
+async def wait_for_state(
+    machines: MachineService, vm_id: str, state: MachineState
+) -> HostMachineView:
     async with asyncio.timeout(10):
         while machines.view(vm_id).state is not state:
             await asyncio.sleep(0.01)

@@ -22,7 +22,7 @@ from polydev.controller.web.rendering.labels import machine_badge
 from polydev.controller.web.rendering.render import Signed, fragment, page
 from polydev.shared.domain import BY_READINESS, Machine, MachineKind, MachineState, VmId
 from polydev.shared.errors import NoSuchMachine, PolydevError
-from polydev.shared.host_protocol import MachineView
+from polydev.shared.host_protocol import HostMachineView
 from polydev.shared.providers import all_providers
 
 router = APIRouter(include_in_schema=False)
@@ -106,7 +106,7 @@ def _summary(machine: Machine) -> dict[str, Any]:
     }
 
 
-async def _host_view(services: Services, machine: Machine) -> MachineView | None:
+async def _host_view(services: Services, machine: Machine) -> HostMachineView | None:
     """Ask the host about the machine; None if it does not answer in time."""
     try:
         async with asyncio.timeout(_HOST_LIMIT_S):

@@ -21,7 +21,7 @@ from polydev.shared.domain import (
 from polydev.shared.errors import PolydevError
 from polydev.shared.hints import Hint
 from polydev.shared.host_client import Hosts
-from polydev.shared.host_protocol import PURPOSE, MachineView
+from polydev.shared.host_protocol import PURPOSE, HostMachineView
 
 _LIMIT_S = 10.0
 _BY_ITSELF = "Polydev corrects this within a minute; if not"
@@ -65,10 +65,10 @@ async def _rows(database: Database, user: UserId | None) -> _Rows:
     return _Rows(alive, frozenset(session.session_id for session in live))
 
 
-async def _at_hosts(hosts: Hosts) -> tuple[Mapping[str, MachineView], frozenset[HostId]]:
+async def _at_hosts(hosts: Hosts) -> tuple[Mapping[str, HostMachineView], frozenset[HostId]]:
     """List the machines of all hosts, and the hosts that do not answer."""
 
-    async def ask(host_id: HostId) -> Sequence[MachineView] | None:
+    async def ask(host_id: HostId) -> Sequence[HostMachineView] | None:
         try:
             async with asyncio.timeout(_LIMIT_S):
                 return await hosts.client(host_id).machines()
@@ -81,7 +81,9 @@ async def _at_hosts(hosts: Hosts) -> tuple[Mapping[str, MachineView], frozenset[
     return {view.vm_id: view for seen in answers for view in seen or ()}, silent
 
 
-def _one(row: Machine, view: MachineView | None, silent: frozenset[HostId]) -> Iterator[Finding]:
+def _one(
+    row: Machine, view: HostMachineView | None, silent: frozenset[HostId]
+) -> Iterator[Finding]:
     vm_id = row.vm_id
     if row.host_id in silent or row.host_id is None or not row.status.is_settled:
         return
@@ -137,7 +139,7 @@ def _several_cli(alive: Sequence[Machine]) -> Iterator[Finding]:
             )
 
 
-async def _unknown(database: Database, there: Mapping[str, MachineView]) -> Sequence[Finding]:
+async def _unknown(database: Database, there: Mapping[str, HostMachineView]) -> Sequence[Finding]:
     """Find machines without a row, except a host's internal ones.
 
     The rows are read after the hosts, since a new machine gets its row first.

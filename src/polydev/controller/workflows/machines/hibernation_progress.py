@@ -19,7 +19,7 @@ from polydev.controller.workflows.machines.machines import (
 )
 from polydev.shared.domain import MachineState, VmId, now
 from polydev.shared.errors import PolydevError
-from polydev.shared.host_protocol import MachineView
+from polydev.shared.host_protocol import HostMachineView
 
 _VIA = "workflow"
 
@@ -74,7 +74,9 @@ class ResumeProgress(LogOnlyObserver):
                 await set_failed(connection, vm_id, failure)
 
 
-async def _at_host(operations: MachineOperations, subject: str) -> tuple[VmId, MachineView | None]:
+async def _at_host(
+    operations: MachineOperations, subject: str
+) -> tuple[VmId, HostMachineView | None]:
     """Return a machine as its host reports it. None if the host does not answer."""
     vm_id = VmId(subject.partition("/")[0])
     with suppress(PolydevError):

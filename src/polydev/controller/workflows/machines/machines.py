@@ -51,7 +51,7 @@ from polydev.shared.host_protocol import (
     CreateMachine,
     DestroyMachine,
     HibernateMachine,
-    MachineView,
+    HostMachineView,
     Operation,
     ResumeMachine,
     StartMachine,
@@ -131,7 +131,7 @@ class MachineOperations:
             raise NoSuchMachine(f"There is no machine {vm_id}")
         return machine
 
-    async def view_on_host(self, machine: Machine) -> MachineView | None:
+    async def view_on_host(self, machine: Machine) -> HostMachineView | None:
         """Get the host's view of a machine. None if the host does not have it."""
         try:
             return await self.hosts.client(machine.host_id).machine(machine.vm_id)
@@ -273,7 +273,7 @@ class MachineOperations:
                 await self.placement.claim_start(connection, machine)
         return await self.find(vm_id)
 
-    async def _up(self, machine: Machine) -> MachineView | None:
+    async def _up(self, machine: Machine) -> HostMachineView | None:
         view = await self.view_on_host(machine)
         if view is not None and view.state.is_at_rest:
             return await self._start(machine)
@@ -292,7 +292,7 @@ class MachineOperations:
         is_cli = machine.vm_type is MachineKind.CLI
         return is_cli and await sessions.has_completed_with(connection, machine.vm_id)
 
-    async def _create(self, machine: Machine) -> MachineView | None:
+    async def _create(self, machine: Machine) -> HostMachineView | None:
         labels = {"installation": self.installation, "user_id": str(machine.user_id)}
         if machine.session_id is not None:
             labels["session_id"] = machine.session_id
@@ -307,12 +307,12 @@ class MachineOperations:
         )
         return await self._operate(machine, f"create-{machine.vm_id}-{machine.attempt}", operation)
 
-    async def _start(self, machine: Machine) -> MachineView | None:
+    async def _start(self, machine: Machine) -> HostMachineView | None:
         operation = StartMachine(vm_id=machine.vm_id, ready_timeout_s=self.settings.machine_limit_s)
         prefix = f"start-{machine.vm_id}-{uuid.uuid4().hex[:12]}"
         return await self._operate(machine, prefix, operation)
 
-    async def _wake(self, machine: Machine) -> MachineView | None:
+    async def _wake(self, machine: Machine) -> HostMachineView | None:
         limit_s = self.settings.machine_limit_s
         operation = ResumeMachine(vm_id=machine.vm_id, ready_timeout_s=limit_s)
         prefix = f"resume-{machine.vm_id}-{uuid.uuid4().hex[:12]}"
@@ -320,7 +320,7 @@ class MachineOperations:
 
     async def _operate(
         self, machine: Machine, prefix: str, operation: Operation
-    ) -> MachineView | None:
+    ) -> HostMachineView | None:
         """Run an operation, with retries.
 
         A host stores an operation's failure under its id, so each retry has another id.
@@ -339,7 +339,7 @@ class MachineOperations:
         raise AssertionError("unreachable")
 
 
-def resume_values(machine: Machine, view: MachineView | None) -> dict[str, Any]:
+def resume_values(machine: Machine, view: HostMachineView | None) -> dict[str, Any]:
     """Return the columns that record a resume. Empty if the machine was not hibernated."""
     if not machine.has_saved_memory or view is None or view.wake is None:
         return {}

@@ -19,11 +19,11 @@ from polydev.controller.workflows.machines.machines import MachineOperations
 from polydev.shared.domain import AuditEntry, HostId, MachineState, UserId, VmId
 from polydev.shared.errors import NoSuchMachine, PolydevError
 from polydev.shared.host_client import Host
-from polydev.shared.host_protocol import MachineView, Swept
+from polydev.shared.host_protocol import HostMachineView, Swept
 
 log = logging.getLogger("polydev.controller.workflows")
 
-Seen = dict[HostId, dict[str, MachineView]]
+Seen = dict[HostId, dict[str, HostMachineView]]
 """Machines by host and id, without hosts that do not answer."""
 
 
@@ -50,7 +50,7 @@ class OrphanCleanup:
             except PolydevError as error:
                 log.warning("cannot clean up host %s now: %s", host_id, error.line())
 
-    async def _machine(self, host_id: HostId, view: MachineView) -> None:
+    async def _machine(self, host_id: HostId, view: HostMachineView) -> None:
         async with self.database.read() as connection:
             row = await machines.find(connection, VmId(view.vm_id))
         if row is None:
@@ -102,7 +102,7 @@ def entry(action: str, subject: str, owner: UserId | None, reason: str) -> Audit
     return AuditEntry("controller", action, subject, owner, via="reconciler", reason=reason)
 
 
-async def _views(host_id: HostId, host: Host) -> tuple[HostId, dict[str, MachineView] | None]:
+async def _views(host_id: HostId, host: Host) -> tuple[HostId, dict[str, HostMachineView] | None]:
     try:
         return host_id, {view.vm_id: view for view in await host.machines()}
     except PolydevError as error:

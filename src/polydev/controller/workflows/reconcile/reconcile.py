@@ -51,7 +51,7 @@ from polydev.shared.domain import (
     now,
 )
 from polydev.shared.errors import Failed, HostUnreachable, NoSuchSession, PolydevError
-from polydev.shared.host_protocol import MachineView
+from polydev.shared.host_protocol import HostMachineView
 
 log = logging.getLogger("polydev.controller.workflows")
 
@@ -132,7 +132,7 @@ class Reconciler:
                 done = entry("session.fail", session.session_id, session.user_id, why)
                 await audit.record(connection, done)
 
-    async def _machine(self, row: Machine, view: MachineView | None) -> None:
+    async def _machine(self, row: Machine, view: HostMachineView | None) -> None:
         """Reconcile a machine whose host answers."""
         if await self._mark_if_unused(row):
             return await self.machines.destroy(row.vm_id)
@@ -186,7 +186,7 @@ class Reconciler:
         else:
             await self.commands.begin(CREATE, row)
 
-    async def _going_on(self, row: Machine, view: MachineView | None, name: str) -> None:
+    async def _going_on(self, row: Machine, view: HostMachineView | None, name: str) -> None:
         """Restart a machine's workflow, or take over the host's state if it has ended.
 
         Machines that a login starts are left to the login.
@@ -199,7 +199,7 @@ class Reconciler:
         else:
             await self._compare(row, view)
 
-    async def _compare(self, row: Machine, view: MachineView | None) -> None:
+    async def _compare(self, row: Machine, view: HostMachineView | None) -> None:
         """Compare a settled machine with its host."""
         if view is None:
             if row.status is MachineState.FAILED or await self._is_worked_on(row):
@@ -211,7 +211,7 @@ class Reconciler:
         elif view.state.is_settled and view.state is not row.status:
             await self._take_word_of_host(row, view)
 
-    async def _take_word_of_host(self, row: Machine, view: MachineView) -> None:
+    async def _take_word_of_host(self, row: Machine, view: HostMachineView) -> None:
         extra_columns: dict[str, Any] = resume_values(row, view)
         if view.state is MachineState.HIBERNATED:
             extra_columns = {"memory_on_disk_bytes": view.memory_on_disk_bytes}
@@ -270,5 +270,7 @@ async def _why_unused(connection: AsyncConnection, row: Machine) -> str:
     return f"the login that created it is {session.status}" if session.status.is_end else ""
 
 
-def _view_of(row: Machine, there: dict[HostId, dict[str, MachineView]]) -> MachineView | None:
+def _view_of(
+    row: Machine, there: dict[HostId, dict[str, HostMachineView]]
+) -> HostMachineView | None:
     return None if row.host_id is None else there[row.host_id].get(row.vm_id)
