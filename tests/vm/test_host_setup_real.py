@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 from setup_world import states, tree
-from systemd_world import SystemdWorld, running_systemd
+from systemd_world import CHECKOUT, SystemdWorld, running_systemd
 
-CHECKOUT = Path(__file__).parents[2]
 IN_CHECKOUT = CHECKOUT / "bin" / "polydev"
 INSTALLED = "/usr/local/bin/polydev"
 AGENTS_CAPABILITIES = (0, 1, 3, 5, 6, 7, 8, 12, 18, 19, 21, 24, 27)

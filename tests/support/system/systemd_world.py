@@ -14,13 +14,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+CHECKOUT = Path(__file__).resolve().parents[3]
 BOOT_LIMIT_S = 90
 COMMAND_LIMIT_S = 240
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 _BOOT = """
 set -eu
-world=$1 root=$1/root
+world=$1 root=$1/root checkout=$2
 mount --make-rprivate /
 mount -t tmpfs -o size=2g none "$world"
 mkdir "$world/upper" "$world/work" "$root"
@@ -30,6 +31,11 @@ mount -t sysfs sysfs "$root/sys"
 mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
 mount -t tmpfs -o mode=755 tmpfs "$root/run"
 mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
+if [ ! -e "$root$checkout" ]; then # on a filesystem of its own, or in /tmp
+    mkdir -p "$world/checkout-upper" "$world/checkout-work" "$root$checkout"
+    layers="lowerdir=$checkout,upperdir=$world/checkout-upper,workdir=$world/checkout-work"
+    mount -t overlay -o "$layers" overlay "$root$checkout"
+fi
 mount -t tmpfs -o mode=755 tmpfs "$root/dev"
 mkdir "$root/dev/pts" "$root/dev/shm" "$root/dev/net"
 for device in null zero full random urandom tty kvm net/tun; do
@@ -87,7 +93,8 @@ class SystemdWorld:
 def running_systemd(folder: Path) -> Iterator[SystemdWorld]:
     """Boot it; afterwards end it with everything in it."""
     kinds = [f"--{kind}" for kind in ("pid", "mount", "uts", "ipc", "net", "cgroup")]
-    command = ["unshare", *kinds, "--fork", "--kill-child", "bash", "-c", _BOOT, "boot", folder]
+    boot = ["bash", "-c", _BOOT, "boot", folder, CHECKOUT]
+    command = ["unshare", *kinds, "--fork", "--kill-child", *boot]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as outer:
         try:
             world = SystemdWorld(_child_of(outer))
