@@ -5,8 +5,8 @@ errors. It knows no databases, users or providers.
 """
 
 from polydev.shared.host_client.client import Host, ProgramOutput
+from polydev.shared.host_client.guest_transport import MAX_BODY_BYTES, GuestTransport
 from polydev.shared.host_client.hosts import Hosts
-from polydev.shared.host_client.http import MAX_BODY_BYTES, GuestTransport
 from polydev.shared.host_client.streams import GuestProcess, GuestStream
 
 __all__ = [

@@ -29,7 +29,7 @@ from polydev.shared.host_client.error_translation import (
     translate_transport_errors,
 )
 from polydev.shared.host_client.files import MachineFiles
-from polydev.shared.host_client.http import MAX_BODY_BYTES, GuestTransport
+from polydev.shared.host_client.guest_transport import MAX_BODY_BYTES, GuestTransport
 from polydev.shared.host_client.streams import GuestProcess, GuestStream, collect
 from polydev.shared.host_protocol import (
     Diagnosis,
