@@ -55,8 +55,8 @@ from polydev.controller.workflows.machines.machine_commands import MachineComman
 from polydev.controller.workflows.machines.machines import MachineOperations
 from polydev.controller.workflows.machines.resume_on_use import ResumeOnUse
 from polydev.controller.workflows.reconcile.host_poller import HostPoller
-from polydev.controller.workflows.reconcile.periodic_resume import run_periodically
 from polydev.controller.workflows.reconcile.reconcile import Reconciler
+from polydev.controller.workflows.reconcile.restart_lost import restart_lost_periodically
 from polydev.controller.workflows.reconcile.retention import Retention
 from polydev.shared.domain import now
 from polydev.shared.errors import AlreadyRunning, BadSettings, PolydevError, PortTaken
@@ -144,7 +144,9 @@ async def _services(settings: ControllerSettings, on_point: OnPoint) -> AsyncIte
         )
         _run_in_background(
             closing,
-            run_periodically((its.credential_lifecycle.resume, its.account_deletion.resume)),
+            restart_lost_periodically(
+                (its.credential_lifecycle.restart_lost, its.account_deletion.restart_lost)
+            ),
         )
         _run_in_background(closing, Retention(database, settings).run())
         yield Services(

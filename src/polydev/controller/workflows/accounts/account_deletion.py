@@ -96,7 +96,7 @@ class AccountDeletion:
         await self.engine.enqueue(DELETE, user_id)
         return user
 
-    async def resume(self) -> None:
+    async def restart_lost(self) -> None:
         """Continue deletions whose workflow never started, or ended too early."""
         async with self.database.read() as connection:
             leaving = await user_deletion.list_deleting(connection)

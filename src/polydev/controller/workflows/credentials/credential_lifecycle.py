@@ -135,7 +135,7 @@ class CredentialLifecycle:
         await self.engine.enqueue(REVOKE, credential_id)
         return credential
 
-    async def resume(self) -> None:
+    async def restart_lost(self) -> None:
         """Continue revocations that a dead controller or an unreachable host left."""
         async with self.database.read() as connection:
             waiting = await credentials.list_revoking(connection)

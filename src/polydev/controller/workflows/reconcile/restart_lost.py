@@ -15,12 +15,12 @@ log = logging.getLogger("polydev.controller.workflows")
 PERIOD_S = 30.0
 
 
-async def run_periodically(work: Sequence[Callable[[], Awaitable[None]]]) -> None:
+async def restart_lost_periodically(restarts: Sequence[Callable[[], Awaitable[None]]]) -> None:
     """Run each function now and then every half minute, until cancelled."""
     while True:
-        for resume in work:
+        for restart in restarts:
             try:
-                await resume()
+                await restart()
             except Exception as error:
-                log.error("%s failed: %s", resume.__qualname__, type(error).__name__)
+                log.error("%s failed: %s", restart.__qualname__, type(error).__name__)
         await asyncio.sleep(PERIOD_S)
