@@ -52,7 +52,7 @@ from polydev.controller.workflows.engine.saga import OnPoint
 from polydev.controller.workflows.health import HealthChecks
 from polydev.controller.workflows.machines.idle import IdlePolicy
 from polydev.controller.workflows.machines.machine_commands import MachineCommands
-from polydev.controller.workflows.machines.machines import MachineOperations
+from polydev.controller.workflows.machines.machine_operations import MachineOperations
 from polydev.controller.workflows.machines.resume_on_use import ResumeOnUse
 from polydev.controller.workflows.reconcile.host_poller import HostPoller
 from polydev.controller.workflows.reconcile.reconcile import Reconciler

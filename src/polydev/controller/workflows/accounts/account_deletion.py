@@ -29,7 +29,7 @@ from polydev.controller.store.queries.system import audit
 from polydev.controller.workflows.engine.engine import Engine
 from polydev.controller.workflows.engine.log_only_observer import LogOnlyObserver
 from polydev.controller.workflows.engine.saga import OnPoint, Saga, Step
-from polydev.controller.workflows.machines.machines import MachineOperations
+from polydev.controller.workflows.machines.machine_operations import MachineOperations
 from polydev.shared.domain import Machine, MachineState, StepName, User, UserId, now
 from polydev.shared.errors import (
     HostUnreachable,

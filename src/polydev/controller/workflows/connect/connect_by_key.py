@@ -29,7 +29,10 @@ from polydev.controller.workflows.connect.session_queue import SessionQueue
 from polydev.controller.workflows.engine.cancel_watch import CancelWatch
 from polydev.controller.workflows.engine.engine import Engine
 from polydev.controller.workflows.engine.saga import OnPoint, Saga, Step
-from polydev.controller.workflows.machines.machines import ANSWER_GRACE_S, MachineOperations
+from polydev.controller.workflows.machines.machine_operations import (
+    ANSWER_GRACE_S,
+    MachineOperations,
+)
 from polydev.shared.domain import (
     ConnectSession,
     CredentialKind,

@@ -11,7 +11,7 @@ from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.connect import credentials, sessions
 from polydev.controller.vault import Vault
 from polydev.controller.workflows.credentials.credential_delivery import Delivery
-from polydev.controller.workflows.machines.machines import MachineOperations
+from polydev.controller.workflows.machines.machine_operations import MachineOperations
 from polydev.shared.domain import ConnectSession, SessionId, VmId, credential_id_for
 from polydev.shared.errors import ChannelLost, LoginFailed, MachineBusy
 from polydev.shared.providers import provider

@@ -16,7 +16,7 @@ from polydev.controller.store.queries.connect import sessions
 from polydev.controller.store.queries.machines import machines
 from polydev.controller.workflows.connect.browser_service_client import BrowserService
 from polydev.controller.workflows.connect.session_placement import SessionPlacement
-from polydev.controller.workflows.machines.machines import MachineOperations
+from polydev.controller.workflows.machines.machine_operations import MachineOperations
 from polydev.shared.domain import Machine, MachineKind, MachineState, SessionId, VmId, vm_id_for
 from polydev.shared.errors import HostUnreachable, MachineNotReady, Unavailable
 

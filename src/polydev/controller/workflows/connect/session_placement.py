@@ -15,7 +15,7 @@ from polydev.controller.placement import Fleet
 from polydev.controller.store.queries.connect import sessions
 from polydev.controller.store.queries.connect.sessions import QueuedSession
 from polydev.controller.store.queries.machines import hibernation, machines
-from polydev.controller.workflows.machines.machines import MachineOperations
+from polydev.controller.workflows.machines.machine_operations import MachineOperations
 from polydev.shared.domain import (
     BY_READINESS,
     CredentialKind,

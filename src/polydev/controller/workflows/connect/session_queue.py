@@ -32,7 +32,7 @@ from polydev.controller.store.queries.connect import sessions
 from polydev.controller.store.queries.connect.sessions import QueuedSession
 from polydev.controller.store.queries.machines import capacity
 from polydev.controller.workflows.connect.session_placement import Refusal, SessionPlacement
-from polydev.controller.workflows.machines.machines import MachineOperations
+from polydev.controller.workflows.machines.machine_operations import MachineOperations
 from polydev.shared.domain import ConnectSession, SessionId, SessionStatus, UserId, now
 from polydev.shared.errors import LoginCancelled, NoCapacity, PolydevError
 

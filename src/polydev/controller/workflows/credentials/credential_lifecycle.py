@@ -27,7 +27,7 @@ from polydev.controller.workflows.engine.engine import Engine
 from polydev.controller.workflows.engine.log_only_observer import LogOnlyObserver
 from polydev.controller.workflows.engine.saga import OnPoint, Saga, Step
 from polydev.controller.workflows.machines.actor import Actor
-from polydev.controller.workflows.machines.machines import MachineOperations
+from polydev.controller.workflows.machines.machine_operations import MachineOperations
 from polydev.controller.workflows.machines.resume_on_use import ResumeOnUse
 from polydev.shared.domain import (
     Credential,

@@ -12,7 +12,7 @@ from polydev.controller.store.queries.machines import hibernation, machines
 from polydev.controller.store.queries.system import audit
 from polydev.controller.workflows.engine.log_only_observer import LogOnlyObserver
 from polydev.controller.workflows.machines.actor import Actor
-from polydev.controller.workflows.machines.machines import (
+from polydev.controller.workflows.machines.machine_operations import (
     MachineOperations,
     resume_values,
     set_failed,

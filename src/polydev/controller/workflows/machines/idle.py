@@ -24,7 +24,7 @@ from polydev.controller.store.queries.machines import hibernation, machines
 from polydev.controller.store.queries.system import controllers
 from polydev.controller.workflows.machines.actor import Actor
 from polydev.controller.workflows.machines.machine_commands import MachineCommands
-from polydev.controller.workflows.machines.machines import MachineOperations
+from polydev.controller.workflows.machines.machine_operations import MachineOperations
 from polydev.shared.domain import VmId, now
 from polydev.shared.errors import MachineBusy, PolydevError
 from polydev.shared.host_protocol import Usage, UsageSample

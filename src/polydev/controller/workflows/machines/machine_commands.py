@@ -33,7 +33,7 @@ from polydev.controller.workflows.machines.hibernation_progress import (
     HibernationProgress,
     ResumeProgress,
 )
-from polydev.controller.workflows.machines.machines import (
+from polydev.controller.workflows.machines.machine_operations import (
     ANSWER_GRACE_S,
     MachineOperations,
     set_failed,

@@ -20,7 +20,7 @@ from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.machines import hibernation, machines
 from polydev.controller.workflows.machines.actor import Actor
 from polydev.controller.workflows.machines.machine_commands import MachineCommands
-from polydev.controller.workflows.machines.machines import ANSWER_GRACE_S
+from polydev.controller.workflows.machines.machine_operations import ANSWER_GRACE_S
 from polydev.shared.domain import BY_READINESS, Machine, MachineState, UserId, VmId, now
 from polydev.shared.errors import MachineBusy, MachineNotReady, PolydevError
 from polydev.shared.hints import Hint

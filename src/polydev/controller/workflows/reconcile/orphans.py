@@ -15,7 +15,7 @@ from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.machines import machines
 from polydev.controller.store.queries.system import audit
 from polydev.controller.store.queries.system.audit import AuditFilter
-from polydev.controller.workflows.machines.machines import MachineOperations
+from polydev.controller.workflows.machines.machine_operations import MachineOperations
 from polydev.shared.domain import AuditEntry, HostId, MachineState, UserId, VmId
 from polydev.shared.errors import NoSuchMachine, PolydevError
 from polydev.shared.host_client import Host

@@ -35,7 +35,7 @@ from polydev.controller.workflows.machines.machine_commands import (
     bring_up_workflow,
     workflow_subject,
 )
-from polydev.controller.workflows.machines.machines import (
+from polydev.controller.workflows.machines.machine_operations import (
     MachineOperations,
     resume_values,
     set_failed,

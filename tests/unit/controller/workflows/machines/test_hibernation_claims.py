@@ -24,7 +24,7 @@ from polydev.controller.workflows.engine.engine import Engine
 from polydev.controller.workflows.machines.actor import Actor
 from polydev.controller.workflows.machines.idle import format_duration, is_idle
 from polydev.controller.workflows.machines.machine_commands import MachineCommands
-from polydev.controller.workflows.machines.machines import MachineOperations
+from polydev.controller.workflows.machines.machine_operations import MachineOperations
 from polydev.shared.domain import (
     CredentialId,
     HostId,

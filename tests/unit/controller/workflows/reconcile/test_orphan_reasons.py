@@ -8,7 +8,7 @@ from typing import Any, cast
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.system import audit
 from polydev.controller.store.queries.system.audit import AuditFilter
-from polydev.controller.workflows.machines.machines import MachineOperations
+from polydev.controller.workflows.machines.machine_operations import MachineOperations
 from polydev.controller.workflows.reconcile.orphans import OrphanCleanup, Seen
 from polydev.shared.domain import HostId
 from polydev.shared.errors import HostUnreachable
