@@ -17,7 +17,7 @@ from pathlib import Path
 from polydev.cli.supervisor.shutdown import kill_in_namespace
 from polydev.hostagent.system import namespaces
 from polydev.shared.errors import HostUnreachable
-from polydev.shared.host_client import Host
+from polydev.shared.host_client import HostClient
 
 _START_LIMIT_S = 120.0
 
@@ -26,7 +26,7 @@ _START_LIMIT_S = 120.0
 class BenchAgent:
     """Running host agent and its folders."""
 
-    host: Host
+    host: HostClient
     state_dir: Path
     images_dir: Path
 
@@ -52,7 +52,7 @@ async def running_agent(**settings: str) -> AsyncIterator[BenchAgent]:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "polydev.hostagent"), env=environment, stdout=log, stderr=log
         )
-    host = Host(state_dir / "sockets" / "hostd.sock")
+    host = HostClient(state_dir / "sockets" / "hostd.sock")
     try:
         await _wait_for_health(host, process, state_dir / "agent.log")
         yield BenchAgent(host, state_dir, images_dir)
@@ -67,7 +67,9 @@ async def running_agent(**settings: str) -> AsyncIterator[BenchAgent]:
         shutil.rmtree(state_dir, ignore_errors=True)
 
 
-async def _wait_for_health(host: Host, process: asyncio.subprocess.Process, log: Path) -> None:
+async def _wait_for_health(
+    host: HostClient, process: asyncio.subprocess.Process, log: Path
+) -> None:
     """Wait for the first response: the socket appears only when the agent is ready."""
     async with asyncio.timeout(_START_LIMIT_S):
         while process.returncode is None:

@@ -36,7 +36,7 @@ from polydev.controller.store.engine.database import Database, open_database
 from polydev.controller.store.queries.accounts import users
 from polydev.controller.store.queries.chats import chats
 from polydev.shared.domain import Chat, ChatId, ChatStatus, TitledBy, TurnEnd, User, UserId, now
-from polydev.shared.host_client import Host
+from polydev.shared.host_client import HostClient
 from polydev.shared.host_protocol import ExecRequest
 
 GOAL_MS = 5.0
@@ -106,7 +106,7 @@ async def _measure(database: Database, pieces: int) -> list[float]:
         _serve(database, live_turns) as port,
         _direct_connection(pieces) as (direct_writer, reading),
     ):
-        host = cast(Host, _CopyingHost(direct_writer))
+        host = cast(HostClient, _CopyingHost(direct_writer))
         script = _AGENT_SCRIPT.format(pieces=pieces, pause_s=_PAUSE_S)
         agent = Agent(host, VM_ID, provider_with_agent(script), 60)
         agent.start(lambda _: None)

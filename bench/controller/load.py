@@ -30,7 +30,7 @@ from polydev.controller.store.engine.database import open_database
 from polydev.controller.store.queries.accounts import users
 from polydev.hostagent.system import namespaces
 from polydev.shared.domain import User, UserId, now
-from polydev.shared.host_client import Host
+from polydev.shared.host_client import HostClient
 
 PROVIDER = "codex"
 _LIMIT_S = 300.0
@@ -211,7 +211,7 @@ async def simulated_world(
         running.append(
             await _start_program("polydev.hostagent", environment, state_dir / "hostd.log")
         )
-        host = Host(state_dir / "sockets" / "hostd.sock")
+        host = HostClient(state_dir / "sockets" / "hostd.sock")
         await _wait_until_ready(host.health, running[0])
         await host.aclose()
         running.append(

@@ -19,7 +19,7 @@ from websockets.asyncio.client import connect
 
 from bench.common.measure import Comparison, compare
 from bench.controller.load import World, simulated_world
-from polydev.shared.host_client import Host
+from polydev.shared.host_client import HostClient
 from polydev.shared.host_protocol import ExecRequest
 
 GOAL = 1 / 0.9
@@ -32,7 +32,7 @@ _WAIT_S = 25
 class _Machine:
     """Machine with its host and API clients."""
 
-    host: Host
+    host: HostClient
     world: World
     vm_id: str
 
@@ -88,7 +88,7 @@ async def _running_machine() -> AsyncIterator[_Machine]:
             path = f"/api/vm/{view['vm_id']}?after={view['version']}&wait={_WAIT_S}"
             view = await _request(world, "GET", path)
         assert view["status"] == "running", view
-        async with Host(world.state_dir / "sockets" / "hostd.sock") as host:
+        async with HostClient(world.state_dir / "sockets" / "hostd.sock") as host:
             yield _Machine(host, world, view["vm_id"])
 
 

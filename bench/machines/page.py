@@ -18,7 +18,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
 from polydev.shared.errors import PolydevError
-from polydev.shared.host_client import Host
+from polydev.shared.host_client import HostClient
 from polydev.shared.host_client.streams import GuestStream
 
 _PORT = 9222
@@ -28,7 +28,7 @@ _PICTURE_BYTES = 16 * 1024 * 1024
 _CHUNK = 64 * 1024
 
 
-async def wait_painted(host: Host, vm_id: str, limit_s: float) -> None:
+async def wait_painted(host: HostClient, vm_id: str, limit_s: float) -> None:
     """Return when the machine's browser has painted a page. Raises: TimeoutError."""
     async with asyncio.timeout(limit_s):
         while True:
@@ -38,7 +38,7 @@ async def wait_painted(host: Host, vm_id: str, limit_s: float) -> None:
             await asyncio.sleep(_RETRY_S)  # no event reports the open port
 
 
-async def wait_served(host: Host, vm_id: str, limit_s: float) -> None:
+async def wait_served(host: HostClient, vm_id: str, limit_s: float) -> None:
     """Return when the machine's browser service answers; a simulated one paints nothing."""
     async with asyncio.timeout(limit_s):
         while True:
@@ -49,7 +49,7 @@ async def wait_served(host: Host, vm_id: str, limit_s: float) -> None:
             await asyncio.sleep(_RETRY_S)
 
 
-async def _is_painted(host: Host, vm_id: str) -> bool:
+async def _is_painted(host: HostClient, vm_id: str) -> bool:
     async with host.http(vm_id, _PORT) as client:
         targets = (await client.get("/json/list")).json()
     pages = [target["webSocketDebuggerUrl"] for target in targets if target.get("type") == "page"]

@@ -16,13 +16,13 @@ from bench.common.effort import Effort
 from bench.common.measure import Side, compare, private_mib, timed
 from bench.machines.page import wait_painted, wait_served
 from polydev.shared.domain import MachineKind, MachineSize, new_vm_id
-from polydev.shared.host_client import Host
+from polydev.shared.host_client import HostClient
 from polydev.shared.host_protocol import CreateMachine, DestroyMachine
 
 SHAPE = MachineSize(2048, 2, 6144)
 _LIMIT_S = 900.0
 _POLL_S = 1.0
-Shows = Callable[[Host, str, float], Awaitable[None]]
+Shows = Callable[[HostClient, str, float], Awaitable[None]]
 """Wait until a machine shows a page."""
 
 

@@ -21,7 +21,7 @@ import pytest
 
 from e2e.installation import Installation
 from polydev.shared.domain import LOGIN_STEPS, StepName
-from polydev.shared.host_client import Host
+from polydev.shared.host_client import HostClient
 from polydev.shared.providers import all_providers
 
 pytestmark = [pytest.mark.vm, pytest.mark.clis, pytest.mark.timeout(1800)]
@@ -115,7 +115,7 @@ async def test_login_outlives_controller_and_host_agent(
     installation: Installation, cli: str, codex: subprocess.CompletedProcess[str]
 ) -> None:
     assert codex.returncode == 0, f"{codex.stdout}\n{codex.stderr}"
-    async with Host(installation.state_dir / "sockets" / "hostd.sock") as host:
+    async with HostClient(installation.state_dir / "sockets" / "hostd.sock") as host:
         found = await host.inventory()
     assert found.machines == found.folders == list(found.processes) == [cli]
     assert list(found.addresses) == [cli]

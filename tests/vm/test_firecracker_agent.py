@@ -20,7 +20,7 @@ from polydev.hostagent.images import ImageStore
 from polydev.hostagent.machines.image_gc import named_by_machines
 from polydev.hostagent.vmm.firecracker.jail import cgroup
 from polydev.shared.domain import GuestFile, MachineKind, MachineState, new_vm_id
-from polydev.shared.host_client import Host
+from polydev.shared.host_client import HostClient
 from polydev.shared.host_protocol import (
     CreateMachine,
     DestroyMachine,
@@ -51,7 +51,7 @@ async def agent(tmp_path: Path) -> AsyncIterator[AgentProcess]:
         yield agent
 
 
-async def run(host: Host, operation: object) -> HostMachineView | None:
+async def run(host: HostClient, operation: object) -> HostMachineView | None:
     return await host.run(f"test-{uuid.uuid4()}", operation, LIMIT_S)  # type: ignore[arg-type]
 
 

@@ -17,7 +17,7 @@ from saved_machine import SavedMachine, resumed_machine
 
 from polydev.shared.domain import GuestFile, MachineState
 from polydev.shared.errors import DiskFull, HostUnreachable, MachineBusy
-from polydev.shared.host_client import Host
+from polydev.shared.host_client import HostClient
 from polydev.shared.host_protocol import (
     DestroyMachine,
     ExecRequest,
@@ -56,7 +56,7 @@ class MachineUnderTest:
     """Machine under test with its current agent."""
 
     agent: AgentProcess
-    host: Host
+    host: HostClient
     vm_id: str
 
     async def restart_agent_with_fault(self, where: str, action: str = "kill") -> None:

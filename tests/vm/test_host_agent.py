@@ -28,7 +28,7 @@ from polydev.shared.errors import (
     PolydevError,
     VmmFailed,
 )
-from polydev.shared.host_client import Host
+from polydev.shared.host_client import HostClient
 from polydev.shared.host_protocol import (
     STDOUT,
     CreateMachine,
@@ -63,7 +63,7 @@ async def resumed(saved_machine: SavedMachine) -> AsyncIterator[Resumed]:
 
 
 @pytest.fixture
-async def host(agent: AgentProcess) -> AsyncIterator[Host]:
+async def host(agent: AgentProcess) -> AsyncIterator[HostClient]:
     async with agent.host() as host:
         yield host
 
@@ -80,19 +80,19 @@ def cli_machine(vm_id: str, ready_timeout_s: float = BOOT_LIMIT_S) -> CreateMach
 
 
 async def run(
-    host: Host, operation: object, operation_id: str | None = None
+    host: HostClient, operation: object, operation_id: str | None = None
 ) -> HostMachineView | None:
     named = operation_id or f"test-{uuid.uuid4()}"
     return await host.run(named, operation, BOOT_LIMIT_S)  # type: ignore[arg-type]
 
 
-async def output_of(host: Host, vm_id: str, *argv: str) -> str:
+async def output_of(host: HostClient, vm_id: str, *argv: str) -> str:
     output = await host.run_program(vm_id, argv, timeout_s=60)
     assert output.exit_code == 0, output.stderr
     return output.stdout.decode().strip()
 
 
-async def until_state(host: Host, vm_id: str, *states: MachineState) -> HostMachineView:
+async def until_state(host: HostClient, vm_id: str, *states: MachineState) -> HostMachineView:
     async with asyncio.timeout(120):
         while (view := await host.machine(vm_id)).state not in states:
             await asyncio.sleep(0.05)
@@ -106,7 +106,7 @@ async def until_vmm_runs(agent: AgentProcess) -> int:
     return agent.vmm_pids()[0]
 
 
-async def assert_nothing_left(agent: AgentProcess, host: Host) -> None:
+async def assert_nothing_left(agent: AgentProcess, host: HostClient) -> None:
     seen = await host.inventory()
     assert seen.machines == seen.folders == seen.taps == seen.firewall == []
     assert seen.processes == seen.addresses == {}
@@ -187,7 +187,7 @@ async def test_killed_vmm_is_noticed_and_restarted(resumed: Resumed) -> None:
 
 
 async def test_agent_killed_during_creation_leaves_no_machine_and_retry_succeeds(
-    agent: AgentProcess, host: Host
+    agent: AgentProcess, host: HostClient
 ) -> None:
     vm_id = new_vm_id()
     creating = asyncio.create_task(run(host, cli_machine(vm_id), "one"))
@@ -210,7 +210,9 @@ async def test_agent_killed_during_creation_leaves_no_machine_and_retry_succeeds
     await assert_nothing_left(agent, host)
 
 
-async def test_machine_not_ready_in_time_leaves_only_logs(agent: AgentProcess, host: Host) -> None:
+async def test_machine_not_ready_in_time_leaves_only_logs(
+    agent: AgentProcess, host: HostClient
+) -> None:
     vm_id = new_vm_id()
     with pytest.raises(MachineNotReady) as raised:
         await run(host, cli_machine(vm_id, ready_timeout_s=1))
@@ -223,7 +225,7 @@ async def test_machine_not_ready_in_time_leaves_only_logs(agent: AgentProcess, h
 
 
 async def test_vmm_killed_before_guest_is_ready_leaves_nothing(
-    agent: AgentProcess, host: Host
+    agent: AgentProcess, host: HostClient
 ) -> None:
     creating = asyncio.create_task(run(host, cli_machine(new_vm_id())))
     os.kill(await until_vmm_runs(agent), signal.SIGKILL)
@@ -232,7 +234,7 @@ async def test_vmm_killed_before_guest_is_ready_leaves_nothing(
     await assert_nothing_left(agent, host)
 
 
-async def test_destroy_does_not_wait_for_boot(agent: AgentProcess, host: Host) -> None:
+async def test_destroy_does_not_wait_for_boot(agent: AgentProcess, host: HostClient) -> None:
     vm_id = new_vm_id()
     creating = asyncio.create_task(run(host, cli_machine(vm_id)))
     await until_vmm_runs(agent)
@@ -265,7 +267,7 @@ async def test_full_disk_fails_creation_and_leaves_nothing() -> None:
         small = f'mount -t tmpfs -o size=1200k none {agent.state_dir} && exec "$@"'
         await agent.start("unshare", "--mount", "sh", "-c", small, "sh")
         inside = Path(f"/proc/{agent.pid}/root{agent.socket}")
-        async with Host(inside) as host:
+        async with HostClient(inside) as host:
             with pytest.raises(DiskFull):
                 await run(host, cli_machine(new_vm_id()))
             seen = await host.inventory()
@@ -283,7 +285,7 @@ async def _first_answer(client: object) -> str:
                 await asyncio.sleep(0.2)
 
 
-async def _is_gone(host: Host, vm_id: str, name: str) -> bool:
+async def _is_gone(host: HostClient, vm_id: str, name: str) -> bool:
     """Wait until no program of that name runs in the machine."""
     async with asyncio.timeout(120):
         while True:

@@ -17,7 +17,7 @@ from polydev.hostagent.images import GoldenImage, ImageStore
 from polydev.hostagent.images.manifest import ImageFile, write_manifest
 from polydev.hostagent.images.recipe import digest_file
 from polydev.shared.domain import MachineKind, new_vm_id
-from polydev.shared.host_client import Host
+from polydev.shared.host_client import HostClient
 from polydev.shared.host_protocol import (
     CreateMachine,
     HostMachineView,
@@ -65,13 +65,13 @@ def renew_image(store: ImageStore, old: GoldenImage, changes: dict[str, str]) ->
     return store.named(folder.name)
 
 
-async def run(host: Host, operation: Operation) -> HostMachineView:
+async def run(host: HostClient, operation: Operation) -> HostMachineView:
     view = await host.run(f"test-{uuid.uuid4()}", operation, BOOT_LIMIT_S)
     assert view is not None
     return view
 
 
-async def output_of(host: Host, vm_id: str, script: str) -> str:
+async def output_of(host: HostClient, vm_id: str, script: str) -> str:
     output = await host.run_program(vm_id, ["sh", "-ec", script], timeout_s=60)
     assert output.exit_code == 0, output.stderr
     return output.stdout.decode()

@@ -14,7 +14,7 @@ from saved_machine import SavedMachine, resumed_machine
 
 import polydev
 from polydev.shared.domain import GuestFile
-from polydev.shared.host_client import Host
+from polydev.shared.host_client import HostClient
 from polydev.shared.host_protocol import ExecRequest, WireFile, WriteFiles
 
 pytestmark = pytest.mark.vm
@@ -71,7 +71,7 @@ print("well")
 """
 
 
-async def output_of(host: Host, vm_id: str, *argv: str) -> str:
+async def output_of(host: HostClient, vm_id: str, *argv: str) -> str:
     output = await host.run_program(vm_id, argv, timeout_s=120)
     assert output.exit_code == 0, output.stderr
     return output.stdout.decode().strip()
@@ -100,7 +100,7 @@ async def test_guest_returns_freed_memory_and_excess_is_killed(
         await _check_limits(it.host, it.vm_id)
 
 
-async def _check_freed_memory(host: Host, vm_id: str, pid: int) -> None:
+async def _check_freed_memory(host: HostClient, vm_id: str, pid: int) -> None:
     before_mib = guest_memory_mib(pid)
     use = f"x = b'1' * ({USED_MIB} << 20); print('used', flush=True); input()"
     async with asyncio.timeout(RETURN_LIMIT_S):
@@ -115,7 +115,7 @@ async def _check_freed_memory(host: Host, vm_id: str, pid: int) -> None:
             await asyncio.sleep(0.2)
 
 
-async def _check_limits(host: Host, vm_id: str) -> None:
+async def _check_limits(host: HostClient, vm_id: str) -> None:
     package = Path(polydev.__file__).parent
     files = [
         WireFile.of(GuestFile(f"/root/sources/polydev/{name}", (package / name).read_bytes()))

@@ -17,7 +17,7 @@ from saved_machine import SavedMachine, resumed_machine
 
 from polydev.shared.domain import GuestFile, MachineKind, new_vm_id
 from polydev.shared.errors import DiskFull, VmmFailed
-from polydev.shared.host_client import Host
+from polydev.shared.host_client import HostClient
 from polydev.shared.host_protocol import (
     CreateMachine,
     HostMachineView,
@@ -47,7 +47,7 @@ def cli_machine(vm_id: str) -> CreateMachine:
     )
 
 
-async def run(host: Host, operation: Operation) -> HostMachineView | None:
+async def run(host: HostClient, operation: Operation) -> HostMachineView | None:
     return await host.run(f"test-{uuid.uuid4()}", operation, BOOT_LIMIT_S)
 
 
@@ -113,7 +113,7 @@ async def test_machine_with_full_disk_loses_network_and_recovers(
         assert await failed_findings(it.host) == {}, "the hint of `doctor` repairs it"
 
 
-async def _check_full_disk(host: Host, vm_id: str) -> None:
+async def _check_full_disk(host: HostClient, vm_id: str) -> None:
     """Fail to deliver credentials, then make room and retry."""
     filling = "cat /dev/zero > /root/full; sync; cat /dev/zero > /root/rest; sync; true"
     await host.run_program(vm_id, ["sh", "-c", filling], timeout_s=120)
@@ -126,7 +126,7 @@ async def _check_full_disk(host: Host, vm_id: str) -> None:
     assert await host.read_file(vm_id, CREDENTIALS) == b"x" * 100_000
 
 
-async def _check_lost_network(agent: AgentProcess, host: Host, vm_id: str) -> None:
+async def _check_lost_network(agent: AgentProcess, host: HostClient, vm_id: str) -> None:
     [tap] = (await host.inventory()).taps
     command = ["ip", "-n", agent.netns, "link", "del", tap]
     await asyncio.to_thread(subprocess.run, command, check=True)

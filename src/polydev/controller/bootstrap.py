@@ -61,7 +61,7 @@ from polydev.controller.workflows.reconcile.retention import Retention
 from polydev.shared.domain import now
 from polydev.shared.errors import AlreadyRunning, BadSettings, PolydevError, PortTaken
 from polydev.shared.hints import Hint
-from polydev.shared.host_client import Hosts
+from polydev.shared.host_client import HostClients
 from polydev.shared.logging import setup
 from polydev.shared.sd_notify import notify_ready
 from polydev.shared.settings.base import read
@@ -215,7 +215,7 @@ async def _unlocked(database: Database, settings: ControllerSettings) -> Vault:
 
 
 async def _machines(
-    database: Database, vault: Vault, hosts: Hosts, settings: ControllerSettings
+    database: Database, vault: Vault, hosts: HostClients, settings: ControllerSettings
 ) -> MachineOperations:
     """Build the machine operations, with the label and the token key of this installation."""
     async with database.write() as connection:
@@ -226,9 +226,9 @@ async def _machines(
 
 async def _connect_hosts(
     closing: AsyncExitStack, database: Database, settings: ControllerSettings
-) -> Hosts:
+) -> HostClients:
     """Connect to all hosts, and poll them: once now, then in the background."""
-    hosts = Hosts(observe=observe_host_operation)
+    hosts = HostClients(observe=observe_host_operation)
     closing.push_async_callback(hosts.aclose)
     watch = HostPoller(database, hosts, settings)
     await watch.begin()

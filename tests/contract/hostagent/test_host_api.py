@@ -21,7 +21,7 @@ from polydev.shared.errors import (
     OperationMismatch,
     PolydevError,
 )
-from polydev.shared.host_client import Host
+from polydev.shared.host_client import HostClient
 from polydev.shared.host_protocol import (
     CreateMachine,
     DestroyMachine,
@@ -44,7 +44,7 @@ async def agent() -> AsyncIterator[AgentProcess]:
 
 
 @pytest.fixture
-async def host(agent: AgentProcess) -> AsyncIterator[Host]:
+async def host(agent: AgentProcess) -> AsyncIterator[HostClient]:
     async with agent.host() as host:
         yield host
 
@@ -56,11 +56,11 @@ def create(vm_id: str, kind: MachineKind = MachineKind.CLI) -> CreateMachine:
     )
 
 
-async def run(host: Host, operation: object) -> HostMachineView | None:
+async def run(host: HostClient, operation: object) -> HostMachineView | None:
     return await host.run(f"test-{uuid.uuid4()}", operation, 60)  # type: ignore[arg-type]
 
 
-async def test_machine_goes_through_its_lifecycle(host: Host) -> None:
+async def test_machine_goes_through_its_lifecycle(host: HostClient) -> None:
     health = await host.health()
     assert (health.status, health.driver) == ("ok", "simulated")
     vm_id = new_vm_id()
@@ -95,7 +95,7 @@ async def test_machine_goes_through_its_lifecycle(host: Host) -> None:
     await assert_nothing_left(host)
 
 
-async def test_repeated_request_runs_once(host: Host) -> None:
+async def test_repeated_request_runs_once(host: HostClient) -> None:
     vm_id = new_vm_id()
     views = await asyncio.gather(*(host.run("one", create(vm_id), 60) for _ in range(8)))
     assert all(view == views[0] for view in views)
@@ -105,7 +105,7 @@ async def test_repeated_request_runs_once(host: Host) -> None:
 
 
 async def test_machine_ended_before_create_response_runs_on_retry(
-    agent: AgentProcess, host: Host
+    agent: AgentProcess, host: HostClient
 ) -> None:
     vm_id = new_vm_id()
     created = await host.run("one", create(vm_id), 60)
@@ -123,7 +123,7 @@ async def test_machine_ended_before_create_response_runs_on_retry(
 
 @pytest.mark.parametrize("delay_s", [0.02, 0.1, 0.3])
 async def test_retry_after_agent_kill_runs_once(
-    agent: AgentProcess, host: Host, delay_s: float
+    agent: AgentProcess, host: HostClient, delay_s: float
 ) -> None:
     vm_ids = [new_vm_id() for _ in range(12)]
     creating = asyncio.gather(
@@ -157,7 +157,7 @@ async def test_retry_after_agent_kill_runs_once(
 
 
 async def test_shutdown_answers_running_requests_and_removes_socket(
-    agent: AgentProcess, host: Host
+    agent: AgentProcess, host: HostClient
 ) -> None:
     await run(host, create(new_vm_id()))
     assert await agent.end() == 0
@@ -228,7 +228,7 @@ async def test_invalid_setting_is_named_in_one_line(variable: str, value: str) -
         assert "Traceback" not in agent.log.read_text()
 
 
-async def test_logs_and_journal_hold_no_secret(agent: AgentProcess, host: Host) -> None:
+async def test_logs_and_journal_hold_no_secret(agent: AgentProcess, host: HostClient) -> None:
     vm_id = new_vm_id()
     await run(host, create(vm_id, MachineKind.BROWSER))
     file = WireFile.of(GuestFile("/root/secret", b"made-up-file-secret"))
@@ -245,7 +245,7 @@ async def test_logs_and_journal_hold_no_secret(agent: AgentProcess, host: Host) 
             assert secret not in content, path
 
 
-async def assert_nothing_left(host: Host) -> None:
+async def assert_nothing_left(host: HostClient) -> None:
     seen = await host.inventory()
     assert seen.machines == seen.folders == seen.taps == seen.firewall == []
     assert seen.processes == seen.addresses == {}

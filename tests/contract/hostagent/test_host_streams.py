@@ -29,20 +29,20 @@ from polydev.shared.errors import (
     NoSuchMachine,
     PolydevError,
 )
-from polydev.shared.host_client import Host
+from polydev.shared.host_client import HostClient
 from polydev.shared.host_protocol import STDERR, STDOUT, DestroyMachine, ExecRequest
 
 PYTHON = sys.executable
 
 
 @pytest.fixture
-async def guest(tmp_path: Path) -> AsyncIterator[tuple[Host, LocalGuest]]:
-    async with serve_local_guest(tmp_path) as (path, guest), Host(path) as host:
+async def guest(tmp_path: Path) -> AsyncIterator[tuple[HostClient, LocalGuest]]:
+    async with serve_local_guest(tmp_path) as (path, guest), HostClient(path) as host:
         yield host, guest
 
 
 @pytest.fixture
-def host(guest: tuple[Host, LocalGuest]) -> Host:
+def host(guest: tuple[HostClient, LocalGuest]) -> HostClient:
     return guest[0]
 
 
@@ -52,7 +52,7 @@ async def until_ended(pid: int) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_program_has_streams_and_exit_code(host: Host) -> None:
+async def test_program_has_streams_and_exit_code(host: HostClient) -> None:
     script = (
         "import sys; d=sys.stdin.read(); print(d.upper()); print('oh', file=sys.stderr); exit(3)"
     )
@@ -60,7 +60,7 @@ async def test_program_has_streams_and_exit_code(host: Host) -> None:
     assert (output.exit_code, output.stdout, output.stderr) == (3, b"HELLO\n", b"oh\n")
 
 
-async def test_program_is_interactive(host: Host) -> None:
+async def test_program_is_interactive(host: HostClient) -> None:
     async with host.exec(VM, ExecRequest(argv=["cat"])) as process:
         chunks = aiter(process)
         for word in (b"one", b"two"):
@@ -70,29 +70,29 @@ async def test_program_is_interactive(host: Host) -> None:
         assert await process.wait() == 0
 
 
-async def test_signal_reaches_program(host: Host) -> None:
+async def test_signal_reaches_program(host: HostClient) -> None:
     async with host.exec(VM, ExecRequest(argv=["sleep", "100"])) as process:
         await process.send_signal("TERM")
         assert await process.wait() == 128 + 15
 
 
-async def test_large_input_and_output_pass_unchanged(host: Host) -> None:
+async def test_large_input_and_output_pass_unchanged(host: HostClient) -> None:
     data = os.urandom(5_000_000)
     output = await host.run_program(VM, ["cat"], stdin=data, limit_bytes=6_000_000)
     assert output.stdout == data
 
 
-async def test_program_may_end_without_reading_input(host: Host) -> None:
+async def test_program_may_end_without_reading_input(host: HostClient) -> None:
     output = await host.run_program(VM, ["true"], stdin=b"x" * 3_000_000)
     assert output.exit_code == 0
 
 
-async def test_missing_program_is_reported(host: Host) -> None:
+async def test_missing_program_is_reported(host: HostClient) -> None:
     with pytest.raises(NoSuchFile):
         await host.run_program(VM, ["/no/such/program"])
 
 
-async def test_refused_stream_has_agent_error(host: Host) -> None:
+async def test_refused_stream_has_agent_error(host: HostClient) -> None:
     with pytest.raises(MachineBusy, match="stopped") as raised:
         await host.run_program(STOPPED, ["true"])
     assert raised.value.hint == "Start it first"
@@ -107,7 +107,7 @@ async def test_refused_stream_has_agent_error(host: Host) -> None:
             pass
 
 
-async def test_closed_stream_ends_program(guest: tuple[Host, LocalGuest]) -> None:
+async def test_closed_stream_ends_program(guest: tuple[HostClient, LocalGuest]) -> None:
     host, local = guest
     async with host.exec(VM, ExecRequest(argv=["sleep", "100"])) as process:
         await process.write(b"x")
@@ -116,7 +116,7 @@ async def test_closed_stream_ends_program(guest: tuple[Host, LocalGuest]) -> Non
     await until_ended(local.programs[0].process.pid)
 
 
-async def test_lost_client_ends_program(guest: tuple[Host, LocalGuest]) -> None:
+async def test_lost_client_ends_program(guest: tuple[HostClient, LocalGuest]) -> None:
     host, local = guest
     connection = await unix_connect(str(host._socket), f"ws://host/machines/{VM}/exec")
     await connection.send(ExecRequest(argv=["sleep", "100"]).model_dump_json())
@@ -127,7 +127,7 @@ async def test_lost_client_ends_program(guest: tuple[Host, LocalGuest]) -> None:
 
 
 async def test_lost_client_ends_program_that_does_not_read(
-    guest: tuple[Host, LocalGuest], monkeypatch: pytest.MonkeyPatch
+    guest: tuple[HostClient, LocalGuest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("polydev.hostagent.server.websocket_streams._HEARTBEAT_S", 0.2)
     host, local = guest
@@ -147,7 +147,7 @@ async def test_lost_client_ends_program_that_does_not_read(
 
 
 async def test_endless_output_is_throttled(
-    guest: tuple[Host, LocalGuest],
+    guest: tuple[HostClient, LocalGuest],
 ) -> None:
     host, local = guest
     before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -165,19 +165,19 @@ async def test_endless_output_is_throttled(
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 64 * 1024
 
 
-async def test_excess_output_is_refused(host: Host) -> None:
+async def test_excess_output_is_refused(host: HostClient) -> None:
     with pytest.raises(GuestMisbehaved):
         await host.run_program(VM, ["yes"], limit_bytes=100_000)
 
 
-async def test_slow_program_is_killed(guest: tuple[Host, LocalGuest]) -> None:
+async def test_slow_program_is_killed(guest: tuple[HostClient, LocalGuest]) -> None:
     host, local = guest
     with pytest.raises(ChannelLost, match="did not exit"):
         await host.run_program(VM, ["sleep", "100"], timeout_s=0.5)
     await until_ended(local.programs[0].process.pid)
 
 
-async def test_stderr_is_retained_while_only_stdout_is_read(host: Host) -> None:
+async def test_stderr_is_retained_while_only_stdout_is_read(host: HostClient) -> None:
     script = "import sys\nfor n in range(9999): print('e'*99, file=sys.stderr)\nprint('done')"
     async with host.exec(VM, ExecRequest(argv=[PYTHON, "-c", script])) as process:
         assert b"".join([chunk async for chunk in process.stdout()]) == b"done\n"
@@ -186,13 +186,13 @@ async def test_stderr_is_retained_while_only_stdout_is_read(host: Host) -> None:
         assert len(process.stderr_tail) == 16 * 1024
 
 
-async def test_streams_are_distinct(host: Host) -> None:
+async def test_streams_are_distinct(host: HostClient) -> None:
     async with host.exec(VM, ExecRequest(argv=["sh", "-c", "echo a; echo b >&2"])) as process:
         seen = {stream: chunk async for stream, chunk in process}
     assert seen == {STDOUT: b"a\n", STDERR: b"b\n"}
 
 
-async def test_tcp_carries_both_directions_and_half_closes(host: Host) -> None:
+async def test_tcp_carries_both_directions_and_half_closes(host: HostClient) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write((await reader.read())[::-1])  # answers after the end of input
         await writer.drain()
@@ -211,7 +211,7 @@ async def test_tcp_carries_both_directions_and_half_closes(host: Host) -> None:
 
 
 async def test_lost_tcp_client_closes_guest_connection(
-    guest: tuple[Host, LocalGuest],
+    guest: tuple[HostClient, LocalGuest],
 ) -> None:
     host, _ = guest
     gone = asyncio.Event()
@@ -227,7 +227,7 @@ async def test_lost_tcp_client_closes_guest_connection(
         await asyncio.wait_for(gone.wait(), 10)
 
 
-async def test_http_reaches_port_in_machine(host: Host) -> None:
+async def test_http_reaches_port_in_machine(host: HostClient) -> None:
     async with MisbehavingServer() as port, host.http(VM, port, headers={"x-a": "b"}) as client:
         answers = await asyncio.gather(*(client.post("/echo", content=b"hi") for _ in range(5)))
         assert {answer.text for answer in answers} == {"POST /echo b 2"}
@@ -242,13 +242,13 @@ async def test_http_reaches_port_in_machine(host: Host) -> None:
             await client.get("/slow", timeout=0.3)
 
 
-async def test_http_to_closed_port_is_an_error(host: Host) -> None:
+async def test_http_to_closed_port_is_an_error(host: HostClient) -> None:
     async with host.http(VM, 9) as client:
         with pytest.raises(ChannelLost):
             await client.get("/")
 
 
-async def test_file_errors_are_reported(host: Host, tmp_path: Path) -> None:
+async def test_file_errors_are_reported(host: HostClient, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"\x00\xff content")
     assert await host.read_file(VM, str(tmp_path / "a")) == b"\x00\xff content"
     with pytest.raises(NoSuchFile):
@@ -256,7 +256,7 @@ async def test_file_errors_are_reported(host: Host, tmp_path: Path) -> None:
 
 
 async def test_stopped_host_is_unreachable(tmp_path: Path) -> None:
-    async with Host(tmp_path / "none.sock") as host:
+    async with HostClient(tmp_path / "none.sock") as host:
         with pytest.raises(HostUnreachable):
             await host.health()
         with pytest.raises(HostUnreachable):
@@ -268,7 +268,7 @@ async def test_stopped_host_is_unreachable(tmp_path: Path) -> None:
                 await client.get("/")
 
 
-async def test_malformed_request_is_invalid(host: Host) -> None:
+async def test_malformed_request_is_invalid(host: HostClient) -> None:
     transport = httpx.AsyncHTTPTransport(uds=str(host._socket))
     async with httpx.AsyncClient(transport=transport, base_url="http://host") as raw:
         bodies = [b"", b"[]", b'{"kind":"machine.destroy","vm_id":"../x"}', b'{"kind":"x"}']
@@ -284,13 +284,15 @@ async def test_malformed_request_is_invalid(host: Host) -> None:
 
 
 @pytest.mark.parametrize("first", ["", "{}", '{"argv": []}', b"\x00"])
-async def test_malformed_first_frame_ends_stream_with_error(host: Host, first: str | bytes) -> None:
+async def test_malformed_first_frame_ends_stream_with_error(
+    host: HostClient, first: str | bytes
+) -> None:
     async with unix_connect(str(host._socket), f"ws://host/machines/{VM}/exec") as connection:
         await connection.send(first)
         assert '"invalid"' in str(await connection.recv())
 
 
-async def test_oversized_frame_ends_stream(host: Host) -> None:
+async def test_oversized_frame_ends_stream(host: HostClient) -> None:
     async with unix_connect(str(host._socket), f"ws://host/machines/{VM}/exec") as connection:
         await connection.send(ExecRequest(argv=["cat"]).model_dump_json())
         with contextlib.suppress(ConnectionClosedError):

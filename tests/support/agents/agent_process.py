@@ -26,7 +26,7 @@ import polydev
 from polydev.hostagent.system import namespaces
 from polydev.hostagent.vmm import process
 from polydev.hostagent.vmm.firecracker.jail import cgroup, jail
-from polydev.shared.host_client import Host
+from polydev.shared.host_client import HostClient
 
 READY_LIMIT_S = 120
 _ENDED_LIMIT_S = 30
@@ -66,8 +66,8 @@ class AgentProcess:
         assert self._process is not None
         return self._process.pid
 
-    def host(self) -> Host:
-        return Host(self.socket)
+    def host(self) -> HostClient:
+        return HostClient(self.socket)
 
     async def start(self, *prefix: str) -> None:
         """Start it, with `prefix` before its command, and wait until it is ready."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from polydev.shared.domain import Finding
-from polydev.shared.host_client import Host
+from polydev.shared.host_client import HostClient
 
 
-async def failed_findings(host: Host) -> dict[str, Finding]:
+async def failed_findings(host: HostClient) -> dict[str, Finding]:
     """Failed findings by name; assert that each has a hint."""
     found = [it for it in (await host.diagnosis()).findings if not it.ok]
     assert all(it.hint for it in found)

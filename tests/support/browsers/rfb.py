@@ -14,7 +14,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from polydev.shared.domain import MachineKind, SessionId, vm_id_for
 from polydev.shared.errors import NoSuchFile
-from polydev.shared.host_client import Host
+from polydev.shared.host_client import HostClient
 from polydev.testing.simulated_vmm.browser.screen import EVENT_LOG
 
 ENTER = 0xFF0D
@@ -95,7 +95,9 @@ def auth_headers(client: httpx.AsyncClient) -> dict[str, str]:
     return {"Cookie": cookie, "Origin": str(client.base_url).rstrip("/")}
 
 
-async def wait_for_screen_events(host: Host, session_id: str, count: int) -> list[dict[str, Any]]:
+async def wait_for_screen_events(
+    host: HostClient, session_id: str, count: int
+) -> list[dict[str, Any]]:
     """Wait for `count` input events on the session's simulated screen; return them."""
     vm_id = vm_id_for(SessionId(session_id), MachineKind.BROWSER)
     async with asyncio.timeout(60):

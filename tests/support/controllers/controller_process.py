@@ -27,7 +27,7 @@ import sqlite_template
 from ports import ReservedPort
 
 from polydev.shared.errors import LoginFailed
-from polydev.shared.host_client import Host
+from polydev.shared.host_client import HostClient
 
 # Unique per test run: parallel runs search the same places for their secrets.
 TOKEN = f"a-token-of-the-tests-only-{secrets.token_hex(8)}"
@@ -205,8 +205,8 @@ class ControllerProcess:
                 view = await self.call("GET", path)
         return view
 
-    def host(self) -> Host:
-        return Host(self.state_dir / "sockets" / "hostd.sock")
+    def host(self) -> HostClient:
+        return HostClient(self.state_dir / "sockets" / "hostd.sock")
 
 
 class _RetryingTransport(httpx.AsyncHTTPTransport):

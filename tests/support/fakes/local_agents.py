@@ -1,6 +1,6 @@
 """Agents that run as local processes, often misbehaving ones.
 
-`LocalHost.exec` behaves like `Host.exec`: the process ends when the block is left.
+`LocalHost.exec` behaves like `HostClient.exec`: the process ends when the block is left.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from polydev.shared.domain import VmId
-from polydev.shared.host_client import Host
+from polydev.shared.host_client import HostClient
 from polydev.shared.host_protocol import ExecRequest
 from polydev.shared.providers import Provider, provider
 
@@ -100,8 +100,8 @@ class LocalProcess:
         await self._program.wait()
 
 
-def local_host() -> Host:
-    return cast(Host, LocalHost())
+def local_host() -> HostClient:
+    return cast(HostClient, LocalHost())
 
 
 def provider_with_agent(on_prompt: str, beginning: str = BEGINNING) -> Provider:

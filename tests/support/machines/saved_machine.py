@@ -20,7 +20,7 @@ from agent_process import AgentProcess, agent_world
 
 from polydev.hostagent.snapshots import MemoryKeys
 from polydev.shared.domain import MachineKind, MachineState, VmId, new_vm_id
-from polydev.shared.host_client import Host
+from polydev.shared.host_client import HostClient
 from polydev.shared.host_protocol import (
     CreateMachine,
     HibernateMachine,
@@ -103,7 +103,7 @@ class Resumed:
     """A running machine with its host agent."""
 
     agent: AgentProcess
-    host: Host
+    host: HostClient
     view: HostMachineView
 
     @property

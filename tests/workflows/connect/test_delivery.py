@@ -31,7 +31,7 @@ from polydev.shared.errors import (
     NoSuchFile,
     NotConnected,
 )
-from polydev.shared.host_client import Host
+from polydev.shared.host_client import HostClient
 from polydev.shared.host_protocol import CreateMachine, WireFile, WriteFiles
 from polydev.shared.providers import provider
 
@@ -45,7 +45,7 @@ class Delivered:
     """A machine with its delivery."""
 
     delivery: Delivery
-    host: Host
+    host: HostClient
     vm_id: VmId
 
     async def write(self, content: bytes) -> None:

@@ -19,7 +19,7 @@ from polydev.hostagent.network import Network
 from polydev.hostagent.settings import HostSettings
 from polydev.shared.domain import Finding
 from polydev.shared.errors import Failed, HostUnreachable
-from polydev.shared.host_client import Host, local_agent
+from polydev.shared.host_client import HostClient, local_agent
 
 _AGENT_LIMIT_S = 15.0
 
@@ -64,7 +64,7 @@ async def check_port(client: ClientSettings) -> Sequence[Finding]:
 async def check_host_agent(settings: HostSettings) -> Sequence[Finding]:
     """Get the host agent's findings; without the agent, check what is possible."""
     try:
-        client = Host(settings.host_socket, timeout_s=_AGENT_LIMIT_S)
+        client = HostClient(settings.host_socket, timeout_s=_AGENT_LIMIT_S)
         async with local_agent.opened(client) as agent:
             health = await agent.health()
             message = f"Answers at {settings.host_socket}: {health.driver} ({health.accelerator})"

@@ -21,7 +21,7 @@ from polydev.hostagent.network import Network
 from polydev.hostagent.settings import HostSettings
 from polydev.hostagent.system import namespaces
 from polydev.shared.errors import MachineBusy, PolydevError
-from polydev.shared.host_client import Host, local_agent
+from polydev.shared.host_client import HostClient, local_agent
 
 
 async def uninstall(
@@ -46,7 +46,7 @@ async def uninstall(
 async def _end_machines(settings: HostSettings, terminal: Terminal, *, purge: bool) -> None:
     # Machines that the agent cannot stop are killed with the network.
     with suppress(PolydevError):
-        async with Host(settings.host_socket, timeout_s=local_agent.ANSWER_LIMIT_S) as host:
+        async with HostClient(settings.host_socket, timeout_s=local_agent.ANSWER_LIMIT_S) as host:
             found = await host.inventory()
             end = local_agent.destroy_machine if purge else _stop
             for vm_id in found.machines if purge else sorted(found.processes):
@@ -55,7 +55,7 @@ async def _end_machines(settings: HostSettings, terminal: Terminal, *, purge: bo
                         await end(host, vm_id)
 
 
-async def _stop(host: Host, vm_id: str) -> None:
+async def _stop(host: HostClient, vm_id: str) -> None:
     # A machine that cannot be stopped is not in use yet and holds no data.
     try:
         await local_agent.stop_machine(host, vm_id)

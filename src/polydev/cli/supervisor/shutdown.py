@@ -19,7 +19,7 @@ from polydev.hostagent.network import Network
 from polydev.hostagent.settings import HostSettings
 from polydev.hostagent.vmm.cgroups import Cgroups
 from polydev.shared.errors import Failed, Invalid, PolydevError
-from polydev.shared.host_client import Host, local_agent
+from polydev.shared.host_client import HostClient, local_agent
 
 END_LIMIT_S = 60.0
 KILL_LIMIT_S = 10.0
@@ -70,7 +70,7 @@ def _remove_state(settings: HostSettings) -> None:
 async def _destroy_machines(settings: HostSettings, terminal: Terminal) -> None:
     # The rest of the purge removes machines that the agent cannot destroy.
     with suppress(PolydevError):
-        async with Host(settings.host_socket, timeout_s=local_agent.ANSWER_LIMIT_S) as host:
+        async with HostClient(settings.host_socket, timeout_s=local_agent.ANSWER_LIMIT_S) as host:
             for vm_id in (await host.inventory()).machines:
                 with suppress(PolydevError):
                     async with terminal.step(f"Destroying {vm_id}"):

@@ -10,6 +10,6 @@ from polydev.controller.telemetry import metrics, traces
 
 @contextmanager
 def observe_host_operation(kind: str, ids: Mapping[str, str]) -> Iterator[None]:
-    """Time an operation and trace it. `bootstrap.py` passes this to `Hosts`."""
+    """Time an operation and trace it. `bootstrap.py` passes this to `HostClients`."""
     with traces.span(f"host {kind}", **ids), metrics.timed(metrics.host_operations, kind):
         yield

@@ -1,4 +1,4 @@
-"""`Host`: client of one host agent.
+"""`HostClient`: client of one host agent.
 
 Every call opens its own connection, so restarts of the agent between calls do not matter. Nothing
 here retries; workflows do.
@@ -73,7 +73,7 @@ class ProgramOutput:
         return f"ProgramOutput(exit_code={self.exit_code}, {len(self.stdout)} bytes)"
 
 
-class Host:
+class HostClient:
     """Client of a host agent that listens on a Unix socket.
 
     Every call raises HostUnreachable if the agent does not answer, and the agent's own errors.

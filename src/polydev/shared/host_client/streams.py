@@ -75,7 +75,7 @@ class GuestStream:
 class GuestProcess:
     """Running program in a machine. Iteration yields `(STDOUT or STDERR, bytes)`.
 
-    Leaving the `async with` of `Host.exec` ends the program.
+    Leaving the `async with` of `HostClient.exec` ends the program.
     """
 
     def __init__(self, connection: ClientConnection, where: str) -> None:

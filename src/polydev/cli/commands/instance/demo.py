@@ -27,7 +27,7 @@ from polydev.hostagent.images import ImageKind
 from polydev.hostagent.settings import HostSettings
 from polydev.shared.domain import step_label
 from polydev.shared.errors import CredentialsNotAccepted, Failed, PolydevError
-from polydev.shared.host_client import Host, local_agent
+from polydev.shared.host_client import HostClient, local_agent
 from polydev.shared.host_protocol import ExecRequest
 from polydev.shared.providers import provider as find_provider
 from polydev.shared.providers import provider_ids
@@ -157,7 +157,7 @@ class Journey:
         async with self._step(None, "start", LABELS["start"]):
             await daemonize.start(plan.up.state_dir)
         self.report.url = plan.url
-        async with local_agent.opened(Host(settings.host_socket)) as host:
+        async with local_agent.opened(HostClient(settings.host_socket)) as host:
             health = await host.health()
         self._terminal.say(f"    {plan.url}, driver {health.driver} ({health.accelerator})")
         return fake_providers
@@ -193,7 +193,7 @@ class Journey:
         machines = await api.list_all("/api/vm/list")
         left = [row["vm_id"] for row in machines if row["vm_type"] != "cli"]
         known = {row["vm_id"] for row in machines}
-        async with local_agent.opened(Host(read(HostSettings).host_socket)) as host:
+        async with local_agent.opened(HostClient(read(HostSettings).host_socket)) as host:
             found = await host.inventory()
         left += sorted({*found.machines, *found.folders, *found.processes} - known)
         left += sorted(set(found.addresses) - known)

@@ -14,7 +14,7 @@ from polydev.cli.supervisor import preflight
 from polydev.controller.settings import ControllerSettings
 from polydev.shared.domain import MachineKind, MachineSize
 from polydev.shared.errors import MachineNotReady
-from polydev.shared.host_client import Host, local_agent
+from polydev.shared.host_client import HostClient, local_agent
 from polydev.shared.host_protocol import WarmView
 from polydev.shared.settings.base import read
 
@@ -32,7 +32,7 @@ async def warm(as_json: JsonFlag = False) -> None:
     settings = read(ControllerSettings)
     size = settings.machine_size(MachineKind.BROWSER)
     async with (
-        local_agent.opened(Host(settings.host_socket)) as host,
+        local_agent.opened(HostClient(settings.host_socket)) as host,
         terminal.step("Creating the template of warm browser machines") as step,
     ):
         view = await _wait_until_ready(host, size)
@@ -41,7 +41,7 @@ async def warm(as_json: JsonFlag = False) -> None:
         terminal.answer(view.model_dump())
 
 
-async def _wait_until_ready(host: Host, size: MachineSize) -> WarmView:
+async def _wait_until_ready(host: HostClient, size: MachineSize) -> WarmView:
     """Create the template and wait for it. Raises MachineNotReady."""
     await host.warm_up(size)
     view = await host.warmth()

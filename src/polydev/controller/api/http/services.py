@@ -28,7 +28,7 @@ from polydev.controller.workflows.machines.machine_commands import MachineComman
 from polydev.controller.workflows.machines.resume_on_use import ResumeOnUse
 from polydev.shared.domain import Scope, UserId
 from polydev.shared.errors import NoSuchUser, PolydevError, Unavailable
-from polydev.shared.host_client import Hosts
+from polydev.shared.host_client import HostClients
 from polydev.shared.logging import context
 
 CSRF_HEADER = "X-CSRF-Token"
@@ -54,7 +54,7 @@ class Services:
 
     database: Database
     access: Access
-    hosts: Hosts
+    hosts: HostClients
     connect: Connect
     by_key: ConnectByKey
     machines: MachineCommands

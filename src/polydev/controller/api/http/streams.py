@@ -20,7 +20,7 @@ from polydev.controller.store.engine.database import Database
 from polydev.controller.workflows.machines.resume_on_use import ActivityRecorder, ResumeOnUse
 from polydev.shared.domain import VmId
 from polydev.shared.errors import BadRequest, NotSignedIn, PolydevError
-from polydev.shared.host_client import GuestProcess, Host
+from polydev.shared.host_client import GuestProcess, HostClient
 from polydev.shared.host_protocol import ExecControl, ExecEnd, ExecRequest
 
 MAX_WAIT_S = 30.0
@@ -129,7 +129,7 @@ class ProgramTarget(Protocol):
     @property
     def resume_on_use(self) -> ResumeOnUse: ...
 
-    async def running_host(self) -> Host:
+    async def running_host(self) -> HostClient:
         """Return its host once the machine runs."""
 
 

@@ -28,7 +28,7 @@ from polydev.shared.errors import (
     NotConnected,
     PolydevError,
 )
-from polydev.shared.host_client import Host
+from polydev.shared.host_client import HostClient
 from polydev.shared.host_protocol import ExecRequest
 from polydev.shared.providers import Provider
 
@@ -74,7 +74,9 @@ class AgentSession:
 class Agent:
     """Started by `start`; ends with its process, for whatever reason."""
 
-    def __init__(self, host: Host, vm_id: VmId, about: Provider, start_limit_s: float) -> None:
+    def __init__(
+        self, host: HostClient, vm_id: VmId, about: Provider, start_limit_s: float
+    ) -> None:
         self.vm_id = vm_id
         self.provider = about
         self.lease_count = 0

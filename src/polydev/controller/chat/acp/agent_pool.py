@@ -14,7 +14,7 @@ from polydev.controller.chat.acp.agent import Agent
 from polydev.controller.settings import ControllerSettings
 from polydev.shared.domain import Machine, VmId
 from polydev.shared.errors import NoCapacity
-from polydev.shared.host_client import Hosts
+from polydev.shared.host_client import HostClients
 from polydev.shared.providers import Provider
 
 _Key = tuple[VmId, str]
@@ -24,7 +24,7 @@ class AgentPool:
     """Starts agents on demand and stops idle ones."""
 
     def __init__(
-        self, hosts: Hosts, settings: ControllerSettings, on_ended: Callable[[Agent], None]
+        self, hosts: HostClients, settings: ControllerSettings, on_ended: Callable[[Agent], None]
     ) -> None:
         """`on_ended` is called with each agent that has ended."""
         self._hosts = hosts

@@ -29,7 +29,7 @@ from polydev.shared.errors import (
     PolydevError,
 )
 from polydev.shared.hints import Hint
-from polydev.shared.host_client import GuestProcess, Host, Hosts
+from polydev.shared.host_client import GuestProcess, HostClient, HostClients
 from polydev.shared.host_protocol import ExecRequest
 from polydev.shared.providers import AnswerReader, ChatEvent, Provider, provider
 
@@ -60,7 +60,7 @@ class TurnEvent:
 class OneShotTurn:
     """A turn whose user is connected and whose machine runs or can resume."""
 
-    host: Host
+    host: HostClient
     provider: Provider
     vm_id: VmId
     prompt: str
@@ -143,7 +143,7 @@ class OneShotTurns:
     """Opens turns that belong to no chat."""
 
     database: Database
-    hosts: Hosts
+    hosts: HostClients
     resume_on_use: ResumeOnUse
 
     async def open(self, user_id: UserId, provider_id: str, prompt: str) -> OneShotTurn:

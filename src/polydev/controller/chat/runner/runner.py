@@ -26,7 +26,7 @@ from polydev.controller.store.queries.system import controllers
 from polydev.controller.workflows.machines.resume_on_use import ResumeOnUse
 from polydev.shared.domain import Chat, ChatId, ChatStatus, TurnEnd, now
 from polydev.shared.errors import ChatFailed, NoSuchChat, PolydevError
-from polydev.shared.host_client import Hosts
+from polydev.shared.host_client import HostClients
 
 log = logging.getLogger("polydev.controller.chat")
 
@@ -47,7 +47,7 @@ class Runner:
     def __init__(
         self,
         database: Database,
-        hosts: Hosts,
+        hosts: HostClients,
         settings: ControllerSettings,
         live_turns: LiveTurns,
         executor_id: str,

@@ -25,7 +25,7 @@ from polydev.shared.errors import (
     NoSuchMachine,
     PasteRefused,
 )
-from polydev.shared.host_client import Host
+from polydev.shared.host_client import HostClient
 from polydev.shared.providers import clean_text
 
 PORT = 8080
@@ -76,7 +76,7 @@ class BrowserService:
     has stopped; GuestMisbehaved for an invalid answer.
     """
 
-    host: Host
+    host: HostClient
     vm_id: VmId
     token: SecretStr
 

@@ -30,7 +30,7 @@ from polydev.shared.errors import (
     PolydevError,
 )
 from polydev.shared.hints import Hint
-from polydev.shared.host_client import Host
+from polydev.shared.host_client import HostClient
 from polydev.shared.host_protocol import RemoveFiles, WireFile, WriteFiles
 from polydev.shared.providers import (
     Change,
@@ -55,7 +55,7 @@ class Delivery:
 
     database: Database
     vault: Vault
-    host: Host
+    host: HostClient
 
     async def deliver(self, credential: CredentialId, provider: Provider, vm_id: VmId) -> None:
         """Write a stored credential, and check with the CLI that it is logged in.

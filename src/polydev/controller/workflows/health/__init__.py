@@ -17,7 +17,7 @@ from polydev.controller.store.engine.database import Database
 from polydev.controller.workflows.health import clis, databases, machines, vm_hosts
 from polydev.shared.domain import Finding, UserId
 from polydev.shared.errors import PolydevError
-from polydev.shared.host_client import Hosts
+from polydev.shared.host_client import HostClients
 
 log = logging.getLogger("polydev.controller.workflows")
 
@@ -29,7 +29,7 @@ class HealthChecks:
     """Runs the health checks."""
 
     database: Database
-    hosts: Hosts
+    hosts: HostClients
     settings: ControllerSettings
 
     async def run(self, user: UserId | None = None) -> list[Finding]:

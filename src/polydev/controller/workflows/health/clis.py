@@ -20,7 +20,7 @@ from polydev.shared.domain import (
 )
 from polydev.shared.errors import NoSuchFile, PolydevError
 from polydev.shared.hints import Hint
-from polydev.shared.host_client import Hosts
+from polydev.shared.host_client import HostClients
 from polydev.shared.providers import Provider, provider
 
 MOST = 24
@@ -32,7 +32,7 @@ ALL_S = _LIMIT_S + 5
 """Time limit for all CLIs together. It exceeds that of one, so a silent CLI is named."""
 
 
-async def check(database: Database, hosts: Hosts, user: UserId | None) -> Sequence[Finding]:
+async def check(database: Database, hosts: HostClients, user: UserId | None) -> Sequence[Finding]:
     """Ask each CLI with a credential whether it is logged in."""
     logins = await _logins(database, user)
     turns = asyncio.Semaphore(_AT_ONCE)
@@ -71,7 +71,7 @@ async def _logins(database: Database, user: UserId | None) -> list[tuple[Machine
     return found
 
 
-async def _one(hosts: Hosts, machine: Machine, credential: Credential) -> Finding | None:
+async def _one(hosts: HostClients, machine: Machine, credential: Credential) -> Finding | None:
     cli, vm_id = provider(credential.provider), machine.vm_id
     try:
         async with asyncio.timeout(_LIMIT_S):
@@ -86,7 +86,7 @@ async def _one(hosts: Hosts, machine: Machine, credential: Credential) -> Findin
 
 
 async def _asked(
-    hosts: Hosts, cli: Provider, machine: Machine, credential: Credential
+    hosts: HostClients, cli: Provider, machine: Machine, credential: Credential
 ) -> Finding | None:
     host, vm_id = hosts.client(machine.host_id), machine.vm_id
     by_key = " --api-key" if credential.kind is CredentialKind.API_KEY else ""

@@ -20,7 +20,7 @@ from polydev.shared.domain import (
 )
 from polydev.shared.errors import PolydevError
 from polydev.shared.hints import Hint
-from polydev.shared.host_client import Hosts
+from polydev.shared.host_client import HostClients
 from polydev.shared.host_protocol import PURPOSE, HostMachineView
 
 _LIMIT_S = 10.0
@@ -36,7 +36,7 @@ class _Rows:
     """Sessions that have not ended."""
 
 
-async def check(database: Database, hosts: Hosts, user: UserId | None) -> Sequence[Finding]:
+async def check(database: Database, hosts: HostClients, user: UserId | None) -> Sequence[Finding]:
     """Compare rows with hosts, for all machines or those of one user."""
     rows = await _rows(database, user)
     there, silent = await _at_hosts(hosts)
@@ -65,7 +65,7 @@ async def _rows(database: Database, user: UserId | None) -> _Rows:
     return _Rows(alive, frozenset(session.session_id for session in live))
 
 
-async def _at_hosts(hosts: Hosts) -> tuple[Mapping[str, HostMachineView], frozenset[HostId]]:
+async def _at_hosts(hosts: HostClients) -> tuple[Mapping[str, HostMachineView], frozenset[HostId]]:
     """List the machines of all hosts, and the hosts that do not answer."""
 
     async def ask(host_id: HostId) -> Sequence[HostMachineView] | None:

@@ -13,14 +13,14 @@ from polydev.controller.store.queries.machines import hosts as rows
 from polydev.shared.domain import Finding, HostState, VmHost, now
 from polydev.shared.errors import PolydevError
 from polydev.shared.hints import Hint
-from polydev.shared.host_client import Hosts
+from polydev.shared.host_client import HostClients
 
 _LIMIT_S = 15.0
 _LOOK = "Start the agent on that host (`polydev up`); its log is logs/hostd.log there"
 
 
 async def check(
-    database: Database, hosts: Hosts, settings: ControllerSettings
+    database: Database, hosts: HostClients, settings: ControllerSettings
 ) -> Sequence[Finding]:
     """Collect the findings of each host, and report hosts that do not answer."""
     async with database.read() as connection:
@@ -37,7 +37,7 @@ async def check(
     ]
 
 
-async def _one(hosts: Hosts, host: VmHost, unseen: timedelta) -> Sequence[Finding]:
+async def _one(hosts: HostClients, host: VmHost, unseen: timedelta) -> Sequence[Finding]:
     try:
         async with asyncio.timeout(_LIMIT_S):
             client = hosts.client(host.host_id)

@@ -46,7 +46,7 @@ from polydev.shared.errors import (
     PolydevError,
     Unavailable,
 )
-from polydev.shared.host_client import Hosts
+from polydev.shared.host_client import HostClients
 from polydev.shared.host_protocol import (
     CreateMachine,
     DestroyMachine,
@@ -71,7 +71,7 @@ class MachineOperations:
     """Creates, starts, stops and destroys machines."""
 
     database: Database
-    hosts: Hosts
+    hosts: HostClients
     settings: ControllerSettings
     installation: str
     """Id of this Polydev, a label of all of its machines."""

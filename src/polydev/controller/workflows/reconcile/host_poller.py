@@ -16,7 +16,7 @@ from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.machines import hosts as rows
 from polydev.shared.domain import HostId, VmHost, now
 from polydev.shared.errors import PolydevError
-from polydev.shared.host_client import Host, Hosts
+from polydev.shared.host_client import HostClient, HostClients
 from polydev.shared.host_protocol import Health
 
 log = logging.getLogger("polydev.controller.workflows")
@@ -27,7 +27,7 @@ class HostPoller:
     """Polls hosts periodically."""
 
     database: Database
-    hosts: Hosts
+    hosts: HostClients
     settings: ControllerSettings
 
     async def begin(self) -> None:
@@ -61,7 +61,7 @@ class HostPoller:
                 for host_id, health in heard:
                     await rows.update_health(connection, host_id, health, now())
 
-    async def _health(self, row: VmHost, host: Host) -> tuple[HostId, Health | None]:
+    async def _health(self, row: VmHost, host: HostClient) -> tuple[HostId, Health | None]:
         try:
             async with asyncio.timeout(self.settings.host_period_s):
                 return row.host_id, await host.health()

@@ -18,7 +18,7 @@ from polydev.controller.store.queries.system.audit import AuditFilter
 from polydev.controller.workflows.machines.machine_operations import MachineOperations
 from polydev.shared.domain import AuditEntry, HostId, MachineState, UserId, VmId
 from polydev.shared.errors import NoSuchMachine, PolydevError
-from polydev.shared.host_client import Host
+from polydev.shared.host_client import HostClient
 from polydev.shared.host_protocol import HostMachineView, Swept
 
 log = logging.getLogger("polydev.controller.workflows")
@@ -102,7 +102,9 @@ def entry(action: str, subject: str, owner: UserId | None, reason: str) -> Audit
     return AuditEntry("controller", action, subject, owner, via="reconciler", reason=reason)
 
 
-async def _views(host_id: HostId, host: Host) -> tuple[HostId, dict[str, HostMachineView] | None]:
+async def _views(
+    host_id: HostId, host: HostClient
+) -> tuple[HostId, dict[str, HostMachineView] | None]:
     try:
         return host_id, {view.vm_id: view for view in await host.machines()}
     except PolydevError as error:

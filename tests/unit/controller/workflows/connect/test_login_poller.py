@@ -14,7 +14,7 @@ from polydev.controller.workflows.connect.browser_service_client import BrowserS
 from polydev.controller.workflows.connect.login_poller import LoginPoller
 from polydev.shared.domain import ConnectSession, SessionId, SessionStatus, UserId, VmId, now
 from polydev.shared.errors import LoginFailed, MachineBusy
-from polydev.shared.host_client import Host
+from polydev.shared.host_client import HostClient
 
 
 class HastyMachine:
@@ -54,7 +54,7 @@ def poller(machine: HastyMachine) -> LoginPoller:
         expires_at=now(),
         ended_at=None,
     )
-    service = BrowserService(cast(Host, machine), VmId("vm"), SecretStr("t"))
+    service = BrowserService(cast(HostClient, machine), VmId("vm"), SecretStr("t"))
     return LoginPoller(service, session, _not_lost)
 
 

@@ -15,7 +15,7 @@ from polydev.controller.store.queries.machines import machines
 from polydev.controller.workflows.machines.actor import Actor
 from polydev.controller.workflows.machines.resume_on_use import ResumeOnUse
 from polydev.shared.domain import Machine, UserId, VmId
-from polydev.shared.host_client import Host
+from polydev.shared.host_client import HostClient
 
 
 async def get_own_machine(services: Services, user_id: UserId, vm_id: str) -> Machine:
@@ -24,7 +24,7 @@ async def get_own_machine(services: Services, user_id: UserId, vm_id: str) -> Ma
         return await machines.get(connection, VmId(vm_id), user_id)
 
 
-async def get_own_host(services: Services, user_id: UserId, vm_id: str) -> Host:
+async def get_own_host(services: Services, user_id: UserId, vm_id: str) -> HostClient:
     """Return the host of a user's machine. Raises NoSuchMachine, HostUnreachable."""
     return services.hosts.client((await get_own_machine(services, user_id, vm_id)).host_id)
 
@@ -42,7 +42,7 @@ class MachineAccess:
     def resume_on_use(self) -> ResumeOnUse:
         return self.services.resume_on_use
 
-    async def running_host(self, waits: Callable[[], None] = lambda: None) -> Host:
+    async def running_host(self, waits: Callable[[], None] = lambda: None) -> HostClient:
         """Return its host once the machine runs.
 
         Call `waits` if it must resume first.
@@ -54,6 +54,6 @@ class MachineAccess:
         machine = await self.resume_on_use.ensure_running(actor, self.vm_id, waits)
         return self.services.hosts.client(machine.host_id)
 
-    async def current_host(self) -> Host:
+    async def current_host(self) -> HostClient:
         """Return its host, whether the machine runs or not. Raises: NoSuchMachine."""
         return await get_own_host(self.services, self.caller.user_id, self.vm_id)

@@ -57,7 +57,7 @@ from polydev.shared.errors import (
     TooManyRequests,
 )
 from polydev.shared.hints import Hint
-from polydev.shared.host_client import Host
+from polydev.shared.host_client import HostClient
 
 router = routers.router(prefix="/api/vm", tags=["machines"], route_class=IdempotentRoute)
 
@@ -214,7 +214,7 @@ async def run_program(socket: WebSocket, vm_id: VmIdInPath, services: ServicesDe
         await streams.relay_program(socket, access, permission_check(socket, Scope.MACHINES))
 
 
-async def _get_host(services: Services, vm_id: str) -> Host:
+async def _get_host(services: Services, vm_id: str) -> HostClient:
     async with services.database.read() as connection:
         found = await machines.get(connection, VmId(vm_id), None)
     return services.hosts.client(found.host_id)

@@ -41,7 +41,7 @@ from polydev.shared.errors import (
     PolydevError,
     QuotaExceeded,
 )
-from polydev.shared.host_client import GuestProcess, Host
+from polydev.shared.host_client import GuestProcess, HostClient
 from polydev.shared.host_protocol import ExecEnd, ExecRequest
 
 router = routers.router(prefix="/api/vm", tags=["machines"])
@@ -211,7 +211,7 @@ async def _explain(access: MachineAccess, error: PolydevError) -> PolydevError:
     )
 
 
-async def _resumed_host(socket: WebSocket, access: MachineAccess) -> Host:
+async def _resumed_host(socket: WebSocket, access: MachineAccess) -> HostClient:
     """Return the machine's host once it runs.
 
     Send a notice while it resumes.
