@@ -12,7 +12,10 @@ from polydev.shared.domain.ids import SessionId, UserId, VmId
 
 
 class StepName(StrEnum):
-    """A step of a workflow, with the label that users read."""
+    """A step of a workflow, with the label that users read.
+
+    The values are stored, and part of the API: they stay as they are.
+    """
 
     label: str
 

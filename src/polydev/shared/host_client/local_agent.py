@@ -31,7 +31,7 @@ async def opened(host: HostClient) -> AsyncIterator[HostClient]:
         async with host:
             yield host
     except HostUnreachable as error:
-        raise HostUnreachable(f"{error.message} at {host.socket}", hint=error.hint) from None
+        raise HostUnreachable(f"{error.message} (socket {host.socket})", hint=error.hint) from None
 
 
 async def destroy_machine(host: HostClient, vm_id: str) -> None:

@@ -89,7 +89,7 @@ async def activate_host(
 async def forget_host(host_id: HostIdInPath, caller: AdminCaller, services: ServicesDep) -> None:
     """Delete a host without machines.
 
-    A host that POLYDEV_HOSTS names is added again at the next start.
+    A host that POLYDEV_HOSTS names (`local`, if it is unset) is added again at the next start.
     """
     async with services.database.write() as connection:
         await hosts.delete(connection, HostId(host_id))
