@@ -58,6 +58,7 @@ _ARGUMENTS = (
     "--no-proxy-server",
     "--force-color-profile=srgb",
     "--remote-debugging-port=0",
+    "--no-startup-window",  # a page that is still opening can stall who connects
 )
 _CACHE = Path(os.environ.get("POLYDEV_CACHE_DIR", "/var/cache/polydev"))
 _LIMIT_S = 60
