@@ -36,6 +36,8 @@ WRITER = "polydev.hostagent.snapshots.writer"
 QEMU = "polydev.hostagent.vmm.qemu.running:RunningQemu"
 RUNNING, HIBERNATED = MachineState.RUNNING, MachineState.HIBERNATED
 
+JUST_STARTED = ["setpriv", "--pdeathsig", "clear", "--", "sleep", "1000"]
+"""Survives the end of its connection, as a program does that only just started."""
 HIBERNATE_FAULTS = {
     f"{WRITER}:SnapshotWriter.write:before:4": RUNNING,
     f"{WRITER}:_put_in_place:before:1": RUNNING,
@@ -136,7 +138,10 @@ async def test_machine_hibernates_and_resumes_despite_interruptions(
 
 async def check_hibernate_and_resume(machine: MachineUnderTest) -> None:
     before = await machine.host.machine(machine.vm_id)
-    async with machine.host.exec(machine.vm_id, ExecRequest(argv=["sleep", "1000"])):
+    async with (
+        machine.host.exec(machine.vm_id, ExecRequest(argv=["sleep", "1000"])),
+        machine.host.exec(machine.vm_id, ExecRequest(argv=JUST_STARTED)),
+    ):
         hibernated = await machine.hibernate()
     await machine.assert_is(HIBERNATED)
     assert (hibernated.pid, hibernated.ip_address) == (None, before.ip_address)
