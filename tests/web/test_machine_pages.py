@@ -81,7 +81,7 @@ async def test_machine_is_created_stopped_started_and_deleted(
 
         await page.get_by_role("button", name="Delete").click()
         await page.get_by_role("button", name="Delete machine").click()
-        await page.wait_for_url("**/machine")
+        await expect(page).to_have_url(f"{visit.url}/machine")
         await expect(page.get_by_text("No machine yet")).to_be_visible()
 
 

@@ -135,7 +135,7 @@ async def test_open_page_of_a_signed_out_user_leads_to_sign_in(world: World, vis
     async with page.expect_response("**/fragments/home") as refused:
         await page.evaluate("document.body.dispatchEvent(new Event('polydev:credential'))")
     assert (await refused.value).status == 401
-    await page.wait_for_url("**/sign-in?next=%2F")
+    await expect(page).to_have_url(f"{visit.url}/sign-in?next=%2F")
     await expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
     assert visit.faults == ["401 for /fragments/home"]
     visit.faults.clear()

@@ -8,6 +8,7 @@ import { api, meta, Problem } from "./shared/api.js";
 import { EventStream } from "./shared/events.js";
 import { updateTimes } from "./shared/format.js";
 import { refresh, startFragments } from "./shared/fragments.js";
+import { go } from "./shared/navigation.js";
 import { busy, confirmDialog, copy, hideProblem, showProblem, toast } from "./shared/ui.js";
 
 export { api };
@@ -47,7 +48,7 @@ async function send(element, body) {
     if (fragment) refresh(document.getElementById(fragment));
     element.dispatchEvent(new CustomEvent("polydev:done", { bubbles: true, detail: response }));
     // `{sessionId}` in the path stands for that field of the response.
-    if (goto) location.assign(goto.replace(/\{(\w+)\}/g, (_, name) => encodeURIComponent(response?.[name] ?? "")));
+    if (goto) go(goto.replace(/\{(\w+)\}/g, (_, name) => encodeURIComponent(response?.[name] ?? "")));
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;
     showProblem(problem, element);

@@ -4,6 +4,7 @@
 
 import { api, Problem } from "../shared/api.js";
 import { fetchFragment, morph } from "../shared/fragments.js";
+import { go, redirect } from "../shared/navigation.js";
 import { busy, confirmDialog, showProblem } from "../shared/ui.js";
 
 const BATCH_MS = 250;
@@ -28,7 +29,7 @@ function refreshSoon() {
 async function create(button) {
   const { provider } = button.dataset;
   const chat = await busy(button, () => api("POST", "/api/chats", { provider }));
-  location.assign(`/chat/${chat.chatId}`);
+  go(`/chat/${chat.chatId}`);
 }
 
 function rename({ dataset }) {
@@ -51,7 +52,7 @@ async function remove({ dataset }) {
   });
   if (!confirmed) return;
   await api("DELETE", `/api/chats/${dataset.chat}`);
-  if (location.pathname === `/chat/${dataset.chat}`) location.assign("/chat");
+  if (location.pathname === `/chat/${dataset.chat}`) redirect("/chat");
   else await refreshList();
 }
 

@@ -3,6 +3,7 @@
  */
 
 import { api, Problem } from "../shared/api.js";
+import { go, redirect } from "../shared/navigation.js";
 import { busy, showProblem, toast } from "../shared/ui.js";
 import { Composer } from "./composer.js";
 import { Connection } from "./connection.js";
@@ -36,7 +37,7 @@ export class ChatPage {
       path: this.path(),
       onEvents: (events) => this.onEvents(events),
       onStateChange: (isOnline) => (this.find("offline").hidden = isOnline),
-      onDeleted: () => location.assign("/chat"),
+      onDeleted: () => redirect("/chat"),
     });
     this.composer = new Composer(this.find("composer"), {
       draft: `polydev-draft-${chatId}`,
@@ -195,7 +196,7 @@ export class ChatPage {
   connect(button) {
     return this.attempt(async () => {
       const answer = await busy(button, () => api("POST", "/api/auth/start", { provider: this.provider }));
-      location.assign(`/connect/${answer.sessionId}`);
+      go(`/connect/${answer.sessionId}`);
     });
   }
 

@@ -4,6 +4,7 @@
 
 import { api, Problem } from "../shared/api.js";
 import { fetchFragment, morph } from "../shared/fragments.js";
+import { go } from "../shared/navigation.js";
 import { busy, hideProblem, showProblem } from "../shared/ui.js";
 import { Screen } from "./screen.js";
 
@@ -143,10 +144,10 @@ async function submitInput(event) {
 async function openChat() {
   try {
     const chat = await api("POST", "/api/chats", { provider: frame.dataset.provider });
-    location.assign(`/chat/${chat.chatId}`);
+    go(`/chat/${chat.chatId}`);
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;
-    location.assign("/chat");
+    go("/chat");
   }
 }
 

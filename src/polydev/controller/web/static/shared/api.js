@@ -1,5 +1,7 @@
 // Client of Polydev's API.
 
+import { redirect } from "./navigation.js";
+
 export const meta = (name) => document.querySelector(`meta[name="${name}"]`)?.content ?? "";
 
 /** A problem document (RFC 9457) that the API returned instead of a result. */
@@ -39,5 +41,5 @@ export async function api(method, path, body) {
 
 /** Leave for the sign-in page, which leads back here. */
 export function goToSignIn() {
-  location.assign(`/sign-in?next=${encodeURIComponent(location.pathname + location.search)}`);
+  redirect(`/sign-in?next=${encodeURIComponent(location.pathname + location.search)}`);
 }

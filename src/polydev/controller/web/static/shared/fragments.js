@@ -9,6 +9,7 @@ import { Idiomorph } from "../vendor/idiomorph/idiomorph.js";
 import { goToSignIn } from "./api.js";
 import { KINDS } from "./events.js";
 import { updateTimes } from "./format.js";
+import { redirect } from "./navigation.js";
 
 const BATCH_MS = 100; // events of one change arrive together
 const OWN_PAGE = /^\/(?![\/\\])/; // a path of this site, not `//host`
@@ -21,7 +22,7 @@ export async function fetchFragment(url) {
   const response = await fetch(url, { cache: "no-store" });
   const target = response.headers.get("Polydev-Redirect");
   if (response.status === 401) goToSignIn();
-  else if (target && OWN_PAGE.test(target)) location.assign(target);
+  else if (target && OWN_PAGE.test(target)) redirect(target);
   else if (response.ok) return response.text();
   else throw new Error(`${url}: ${response.status}`);
   return null;
