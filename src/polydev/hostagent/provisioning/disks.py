@@ -12,6 +12,8 @@ import fcntl
 import hashlib
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from polydev.hostagent.system.cancellation import run_in_thread_shielded
@@ -70,18 +72,27 @@ def _template(size_mib: int, cache_dir: Path) -> Path:
     if template.exists():
         return template
     cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = template.with_suffix(".new")
-    # One process at a time creates it; the others wait, and then find it finished.
-    with temporary.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with _locked(cache_dir):  # one process at a time creates it; the others find it finished
         if template.exists():
             return template
-        file.truncate(0)
-        file.truncate(size_mib << 20)
-        _run_mkfs([mkfs, "-q", *_MKFS_OPTIONS, str(temporary)])
-        os.fsync(file.fileno())
+        temporary = template.with_suffix(".new")
+        with temporary.open("wb") as file:
+            file.truncate(size_mib << 20)
+            _run_mkfs([mkfs, "-q", *_MKFS_OPTIONS, str(temporary)])
+            os.fsync(file.fileno())
         temporary.replace(template)
     return template
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, among threads and processes."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _run_mkfs(argv: list[str]) -> None:

@@ -81,6 +81,27 @@ async def test_concurrent_creations_share_one_template(tmp_path: Path) -> None:
         images.assert_clean(tmp_path / f"{number}.img")
 
 
+async def test_maker_that_comes_last_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The template is finished after the last maker did not find it."""
+    cache = tmp_path / "cache"
+    await make_disk(tmp_path / "first.img", 64, uid=0, cache_dir=cache)
+    (template,) = cache.iterdir()
+    seen: list[bool] = []
+    is_there = Path.exists
+
+    def exists(path: Path) -> bool:
+        if path == template:
+            seen.append(len(seen) > 0)
+            return seen[-1]
+        return is_there(path)
+
+    monkeypatch.setattr(Path, "exists", exists)
+    await make_disk(tmp_path / "second.img", 64, uid=0, cache_dir=cache)
+    assert (seen, list(cache.iterdir())) == ([False, True], [template])
+
+
 async def test_interrupted_template_is_created_again(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     await make_disk(tmp_path / "first.img", 64, uid=0, cache_dir=cache)
