@@ -36,8 +36,6 @@ WRITER = "polydev.hostagent.snapshots.writer"
 QEMU = "polydev.hostagent.vmm.qemu.running:RunningQemu"
 RUNNING, HIBERNATED = MachineState.RUNNING, MachineState.HIBERNATED
 
-JUST_STARTED = ["setpriv", "--pdeathsig", "clear", "--", "sleep", "1000"]
-"""Survives the end of its connection, as a program does that only just started."""
 HIBERNATE_FAULTS = {
     f"{WRITER}:SnapshotWriter.write:before:4": RUNNING,
     f"{WRITER}:_put_in_place:before:1": RUNNING,
@@ -87,6 +85,10 @@ class MachineUnderTest:
         output = await self.host.run_program(self.vm_id, argv, timeout_s=60)
         assert output.exit_code == 0, output.stderr
         return output.stdout.decode().strip()
+
+    async def wait_for_program(self, name: str) -> None:
+        """Wait until a program runs: it has asked then for a signal at its connection's end."""
+        await self.output_of("sh", "-c", f"until pidof {name}; do usleep 50000; done")
 
     async def assert_memory_retained(self) -> None:
         """Check memory and clock, and that no other connection is open."""
@@ -138,10 +140,8 @@ async def test_machine_hibernates_and_resumes_despite_interruptions(
 
 async def check_hibernate_and_resume(machine: MachineUnderTest) -> None:
     before = await machine.host.machine(machine.vm_id)
-    async with (
-        machine.host.exec(machine.vm_id, ExecRequest(argv=["sleep", "1000"])),
-        machine.host.exec(machine.vm_id, ExecRequest(argv=JUST_STARTED)),
-    ):
+    async with machine.host.exec(machine.vm_id, ExecRequest(argv=["sleep", "1000"])):
+        await machine.wait_for_program("sleep")
         hibernated = await machine.hibernate()
     await machine.assert_is(HIBERNATED)
     assert (hibernated.pid, hibernated.ip_address) == (None, before.ip_address)
