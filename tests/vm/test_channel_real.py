@@ -45,13 +45,14 @@ async def output_of(channel: Channel, *argv: str) -> str:
     return outcome.stdout.decode().strip()
 
 
-async def running(channel: Channel, name: str) -> bool:
-    return name in (await output_of(channel, "sh", "-c", "cat /proc/[0-9]*/comm 2>/dev/null; true"))
+async def count_running(channel: Channel, name: str) -> int:
+    names = await output_of(channel, "sh", "-c", "cat /proc/[0-9]*/comm 2>/dev/null; true")
+    return names.splitlines().count(name)
 
 
 async def until_gone(channel: Channel, name: str) -> None:
     async with asyncio.timeout(60):
-        while await running(channel, name):
+        while await count_running(channel, name):
             await asyncio.sleep(0.2)
 
 
@@ -127,7 +128,7 @@ async def test_lost_connection_ends_programs_and_next_call_reconnects(channel: C
     plain = await channel.exec(ExecRequest(argv=["sleep", "1000"]))
     terminal = await channel.exec(ExecRequest(argv=["sleep", "1000"], pty=(80, 24)))
     async with asyncio.timeout(60):
-        while not await running(channel, "sleep"):
+        while await count_running(channel, "sleep") < 2:
             await asyncio.sleep(0.2)
     await abort_connection(channel)
     for process in (plain, terminal):
