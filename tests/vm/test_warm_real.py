@@ -59,13 +59,13 @@ async def go():
                 await line.send_json({"id": number, "method": method, "params": params})
                 while (found := await line.receive_json()).get("id") != number:
                     pass
-                return found["result"]
+                return found.get("result", {})  # none while one page replaces another
             while True:
                 reply = await ask(1, "Runtime.evaluate", returnByValue=True, expression='''[
-                    document.readyState, document.body.innerText, Math.random(),
+                    document.readyState, document.body?.innerText, Math.random(),
                     Array.from(crypto.getRandomValues(new Uint32Array(4))), document.cookie]''')
-                value = reply["result"]["value"]
-                if value[0] == "complete" and value[1]:
+                value = reply.get("result", {}).get("value")
+                if value and value[0] == "complete" and value[1]:
                     break
                 await asyncio.sleep(0.2)
             shot = await ask(2, "Page.captureScreenshot")
