@@ -21,12 +21,8 @@ PAGES = (
     "/",
     "/settings",
     "/administration",
-    "/administration/machines",
-    "/administration/sessions",
-    "/administration/hosts",
-    "/administration/keys",
-    "/administration/audit",
-    "/administration/doctor",
+    *(f"/administration/{it}" for it in ("machines", "sessions", "hosts")),
+    *(f"/administration/{it}" for it in ("keys", "audit", "doctor")),
     "/no-such-page",
 )
 
@@ -137,7 +133,7 @@ async def test_open_page_of_a_signed_out_user_leads_to_sign_in(world: World, vis
     assert (await refused.value).status == 401
     await expect(page).to_have_url(f"{visit.url}/sign-in?next=%2F")
     await expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
-    assert visit.faults == ["401 for /fragments/home"]
+    assert set(visit.faults) == {"401 for /fragments/home"}
     visit.faults.clear()
 
 
