@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import httpx
 import pytest
+from new_records import new_machine, new_session
 
 from polydev.controller.access import open_access
 from polydev.controller.access.tokens.admin_token import ADMINISTRATOR
@@ -29,7 +30,6 @@ from polydev.shared.domain import (
     ConnectSession,
     Machine,
     MachineKind,
-    MachineSize,
     MachineState,
     SessionId,
     SessionStatus,
@@ -86,39 +86,13 @@ async def api(database_url: str, tmp_path: Path) -> AsyncIterator[Api]:
 
 
 def _machine(kind: MachineKind, vm_id: VmId, session_id: SessionId) -> Machine:
-    return Machine(
-        vm_id=vm_id,
-        user_id=ADMINISTRATOR,
-        vm_type=kind,
-        status=MachineState.CREATING,
-        ip_address=None,
-        session_id=session_id,
-        host_id=None,
-        size=MachineSize(1024, 1, 4096),
-        error_code=None,
-        error=None,
-        created_at=now(),
-    )
+    machine = new_machine(ADMINISTRATOR, kind)
+    return replace(machine, vm_id=vm_id, session_id=session_id)
 
 
 def _session(number: int, provider: str) -> ConnectSession:
-    at = now()
-    return ConnectSession(
-        session_id=SessionId(f"00000000-0000-4000-8000-{number:012}"),
-        user_id=ADMINISTRATOR,
-        provider=provider,
-        status=SessionStatus.QUEUED,
-        step=None,
-        oauth_url=None,
-        own_browser_url=None,
-        cli_vm_id=None,
-        error_code=None,
-        error=None,
-        cancel_requested_at=None,
-        created_at=at,
-        expires_at=at + timedelta(minutes=15),
-        ended_at=None,
-    )
+    session_id = SessionId(f"00000000-0000-4000-8000-{number:012}")
+    return replace(new_session(ADMINISTRATOR, provider), session_id=session_id)
 
 
 async def _insert_session(

@@ -8,6 +8,9 @@ from datetime import timedelta
 from owned_rows import ANN
 
 from polydev.shared.domain import (
+    Chat,
+    ChatId,
+    ChatStatus,
     ConnectSession,
     CredentialId,
     Machine,
@@ -17,6 +20,7 @@ from polydev.shared.domain import (
     SealedCredential,
     SessionId,
     SessionStatus,
+    TitledBy,
     UserId,
     new_vm_id,
     now,
@@ -69,4 +73,22 @@ def new_credential(user: UserId = ANN, provider: str = "codex") -> SealedCredent
         encryption_salt="AA==",
         key_id="key-1",
         created_at=now(),
+    )
+
+
+def new_chat(chat_id: ChatId, user: UserId = ANN) -> Chat:
+    at = now()
+    return Chat(
+        chat_id=chat_id,
+        user_id=user,
+        provider="codex",
+        title="",
+        titled_by=TitledBy.UNTITLED,
+        vm_id=None,
+        acp_session_id=None,
+        turn=0,
+        status=ChatStatus.IDLE,
+        executor_id=None,
+        created_at=at,
+        updated_at=at,
     )

@@ -142,11 +142,11 @@ class Reconciler:
             case MachineState.CREATING:
                 await self._creating(row)
             case MachineState.STOPPING:
-                await self._going_on(row, view, STOP)
+                await self._continue_work(row, view, STOP)
             case MachineState.HIBERNATING:
-                await self._going_on(row, view, HIBERNATE)
+                await self._continue_work(row, view, HIBERNATE)
             case MachineState.RESUMING:
-                await self._going_on(row, view, bring_up_workflow(row))
+                await self._continue_work(row, view, bring_up_workflow(row))
             case _:
                 await self._compare(row, view)
 
@@ -186,7 +186,7 @@ class Reconciler:
         else:
             await self.commands.begin(CREATE, row)
 
-    async def _going_on(self, row: Machine, view: HostMachineView | None, name: str) -> None:
+    async def _continue_work(self, row: Machine, view: HostMachineView | None, name: str) -> None:
         """Restart a machine's workflow, or take over the host's state if it has ended.
 
         Machines that a login starts are left to the login.
@@ -209,9 +209,9 @@ class Reconciler:
         elif view.state is MachineState.STOPPING and row.status is not MachineState.STOPPING:
             await self.machines.stop(row.vm_id)  # complete an interrupted stop
         elif view.state.is_settled and view.state is not row.status:
-            await self._take_word_of_host(row, view)
+            await self._adopt_host_state(row, view)
 
-    async def _take_word_of_host(self, row: Machine, view: HostMachineView) -> None:
+    async def _adopt_host_state(self, row: Machine, view: HostMachineView) -> None:
         extra_columns: dict[str, Any] = resume_values(row, view)
         if view.state is MachineState.HIBERNATED:
             extra_columns = {"memory_on_disk_bytes": view.memory_on_disk_bytes}

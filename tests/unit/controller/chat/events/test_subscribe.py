@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from new_records import new_chat
 
 from polydev.controller.chat.events.buffer import LiveTurn, LiveTurns
 from polydev.controller.chat.events.subscribe import subscribe
@@ -13,12 +14,9 @@ from polydev.controller.store.engine.database import Database, open_database
 from polydev.controller.store.queries.accounts import users
 from polydev.controller.store.queries.chats import chat_events, chats
 from polydev.shared.domain import (
-    Chat,
     ChatEvent,
     ChatId,
-    ChatStatus,
     EventKind,
-    TitledBy,
     User,
     UserId,
     now,
@@ -31,20 +29,7 @@ CHAT, ANN = ChatId("a-chat"), UserId("ann")
 async def database(tmp_path: Path) -> Database:
     database = open_database(None, tmp_path)
     await database.upgrade()
-    chat = Chat(
-        CHAT,
-        ANN,
-        "codex",
-        "",
-        TitledBy.UNTITLED,
-        None,
-        None,
-        0,
-        ChatStatus.IDLE,
-        None,
-        now(),
-        now(),
-    )
+    chat = new_chat(CHAT, ANN)
     async with database.write() as connection:
         await users.insert(connection, User(ANN, "ann@example.test", now()))
         await chats.insert(connection, chat)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from dataclasses import replace
 from typing import cast
 
 import httpx
 import pytest
+from new_records import new_session
 from pydantic import SecretStr
 
 from polydev.controller.workflows.connect.browser_service_client import BrowserService
 from polydev.controller.workflows.connect.login_poller import LoginPoller
-from polydev.shared.domain import ConnectSession, SessionId, SessionStatus, UserId, VmId, now
+from polydev.shared.domain import SessionStatus, VmId, now
 from polydev.shared.errors import LoginFailed, MachineBusy
 from polydev.shared.host_client import HostClient
 
@@ -38,22 +40,7 @@ class HastyMachine:
 
 
 def poller(machine: HastyMachine) -> LoginPoller:
-    session = ConnectSession(
-        session_id=SessionId("s"),
-        user_id=UserId("p"),
-        provider="codex",
-        status=SessionStatus.WAITING,
-        step=None,
-        oauth_url=None,
-        own_browser_url=None,
-        cli_vm_id=None,
-        error_code=None,
-        error=None,
-        cancel_requested_at=None,
-        created_at=now(),
-        expires_at=now(),
-        ended_at=None,
-    )
+    session = replace(new_session(), status=SessionStatus.WAITING, expires_at=now())
     service = BrowserService(cast(HostClient, machine), VmId("vm"), SecretStr("t"))
     return LoginPoller(service, session, _not_lost)
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from new_records import new_chat
 
 from polydev.controller.store.engine.database import Database
 from polydev.controller.store.queries.accounts import users
 from polydev.controller.store.queries.chats import chat_events, chats
 from polydev.shared.domain import (
-    Chat,
     ChatEvent,
     ChatId,
-    ChatStatus,
     EventKind,
-    TitledBy,
     User,
     UserId,
     now,
@@ -25,20 +23,7 @@ BEFORE = 1_000_009
 
 @pytest.fixture(autouse=True)
 async def _create_chat(store: Database) -> None:
-    chat = Chat(
-        CHAT,
-        ANN,
-        "codex",
-        "",
-        TitledBy.UNTITLED,
-        None,
-        None,
-        0,
-        ChatStatus.IDLE,
-        None,
-        now(),
-        now(),
-    )
+    chat = new_chat(CHAT, ANN)
     async with store.write() as connection:
         await users.insert(connection, User(ANN, "ann@example.test", now()))
         await chats.insert(connection, chat)
